@@ -1,0 +1,164 @@
+"""What a sensor said, free of ROS types: the only thing the estimator is fed.
+
+Adapters (``dnls_ros.io.messages``) turn messages into these; library users make them directly. Arrays are float64
+numpy. Values are *as received*: checks, gating and covariance policy belong to the estimator, so that both kinds of
+user meet the same ones. Poses are ``(x y z qx qy qz qw)``; covariances are already in the tangent order ``(v, ω)`` of the
+right perturbation (body axes), see ``dnls_ros.io.convert``. ``None`` means that the sensor gave no such thing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class Reason(IntEnum):
+    """Why a measurement was or was not used; values equal the constants of MeasurementStatus.msg."""
+
+    ACCEPTED = 0
+    NOT_FINITE = 1
+    ZERO_STAMP = 2
+    FUTURE_STAMP = 3
+    TOO_LATE = 4
+    DUPLICATE = 5
+    EMPTY_FRAME = 6
+    UNKNOWN_FRAME = 7
+    TF_TIMEOUT = 8
+    BAD_QUATERNION = 9
+    BAD_COVARIANCE = 10
+    GATED = 11
+    QUEUE_FULL = 12
+    SENSOR_DISABLED = 13
+    MODEL_FAILED = 14
+    NO_CONTACT = 15
+    BAD_SHAPE = 16
+    PAUSED = 17
+    SUSPECT = 18
+    SELF_INPUT = 19
+    NO_PAIR = 20
+    THROTTLED = 21
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measurement:
+    """What all measurements share.
+
+    Attributes:
+        sensor: Name of the sensor's block in the configuration.
+        stamp: Time of the measurement [ns].
+        frame: ``header.frame_id`` as received.
+        sequence: Count of this sensor's measurements, from 0.
+    """
+
+    sensor: str
+    stamp: int
+    frame: str
+    sequence: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PoseMeasurement(Measurement):
+    """The pose of the body in ``frame``; covariance (6, 6) or None (PoseStamped)."""
+
+    pose: Array
+    covariance: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OdometryMeasurement(PoseMeasurement):
+    """A pose in the drifting odometry frame and the body twist (6,) in ``child_frame`` [m/s, rad/s]."""
+
+    child_frame: str
+    twist: Array
+    twist_covariance: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TwistMeasurement(Measurement):
+    """The body's twist (6,) = (v, ω) in its own axes [m/s, rad/s]; covariance (6, 6) or None."""
+
+    twist: Array
+    covariance: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RelativePoseMeasurement(Measurement):
+    """Body motion from ``stamp_from`` to ``stamp``: ``T_from⁻¹ · T_to`` (7,); covariance (6, 6) or None."""
+
+    stamp_from: int
+    relative: Array
+    covariance: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RangeBearingMeasurement(Measurement):
+    """Ranges [m] and bearings [rad, about z of the sensor frame] to K landmarks named by ``ids``."""
+
+    ids: tuple[str, ...]
+    ranges: Array
+    bearings: Array
+    sigma_range: float
+    sigma_bearing: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LandmarkObservation:
+    """K points of one landmark seen in one image.
+
+    Attributes:
+        id: Landmark name, ``"tag36h11:3"`` (family and number) for tags.
+        pixels: (K, 2) image points, raw or rectified as the camera model says [px].
+        points: (K, 3) the same points in the landmark's frame [m], or None: the map file's tag size gives them,
+            corners in the order (-s,-s) (s,-s) (s,s) (-s,s), s = size/2.
+        sigma: Pixel noise [px]; 0 = the sensor's configured one.
+        quality: Decision margin or a number in 0..1; only compared within one sensor.
+    """
+
+    id: str
+    pixels: Array
+    points: Array | None = None
+    sigma: float = 0.0
+    quality: float = 1.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CameraIntrinsics:
+    """A pinhole camera with distortion, as in sensor_msgs/CameraInfo.
+
+    Attributes:
+        focal: (fx, fy) [px].
+        center: (cx, cy) [px].
+        distortion_model: ``""`` (rectified), ``"plumb_bob"`` (radtan) or ``"equidistant"``.
+        coefficients: (k1 k2 p1 p2 k3) or (k1 k2 k3 k4).
+        width, height: Image size [px]; 0 = unknown.
+    """
+
+    focal: tuple[float, float]
+    center: tuple[float, float]
+    distortion_model: str = ""
+    coefficients: tuple[float, ...] = ()
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LandmarkMeasurement(Measurement):
+    """All landmarks seen in one image; ``intrinsics`` overrides the sensor's own when a message carries it."""
+
+    observations: tuple[LandmarkObservation, ...]
+    intrinsics: CameraIntrinsics | None = None
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A message that could not become a measurement, counted under ``reason`` for its sensor."""
+
+    sensor: str
+    stamp: int
+    reason: Reason
+    text: str
