@@ -1,0 +1,54 @@
+"""Variables, costs, factor groups and the normal equations they make (layer 1)."""
+
+from dnls_ros.problem.cost import Cost, check_jacobians, cost
+from dnls_ros.problem.factors import FactorGroup, Group, Products, Shared
+from dnls_ros.problem.normal import NormalEquations, normal_equations
+from dnls_ros.problem.prior import DensePrior
+from dnls_ros.problem.problem import Problem, cost_of, zero_step
+from dnls_ros.problem.structure import Pattern, Structure, StructureCache
+from dnls_ros.problem.variables import Block, Ref, Values, Variables
+from dnls_ros.problem.weighting import (
+    Cauchy,
+    Diagonal,
+    GemanMcClure,
+    Huber,
+    Isotropic,
+    Loss,
+    Noise,
+    SquareRootInformation,
+    Tukey,
+    Welsch,
+)
+
+__all__ = [
+    "Block",
+    "Cauchy",
+    "Cost",
+    "DensePrior",
+    "Diagonal",
+    "FactorGroup",
+    "GemanMcClure",
+    "Group",
+    "Huber",
+    "Isotropic",
+    "Loss",
+    "Noise",
+    "NormalEquations",
+    "Pattern",
+    "Problem",
+    "Products",
+    "Ref",
+    "Shared",
+    "SquareRootInformation",
+    "Structure",
+    "StructureCache",
+    "Tukey",
+    "Values",
+    "Variables",
+    "Welsch",
+    "check_jacobians",
+    "cost",
+    "cost_of",
+    "normal_equations",
+    "zero_step",
+]

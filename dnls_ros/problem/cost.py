@@ -1,0 +1,184 @@
+"""A cost is the residual of *one* instance, and optionally its analytic Jacobians.
+
+Once per import: the decorator notes the signature. Once per group: calling the cost with references and data makes a
+`FactorGroup`. Once per linearization: the residual is lifted over (B, M), by ``vmap`` or, for costs written over leading axes
+(``batched=True``), by calling it directly. Jacobians are with respect to right perturbations x ⊞ δ of the arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vmap
+from torch.utils import _pytree as pytree
+
+from dnls_ros.errors import DnlsError
+from dnls_ros.lie import Element, retract, tangent_dim
+from dnls_ros.problem.variables import Ref, storage
+
+if TYPE_CHECKING:
+    from dnls_ros.problem.factors import FactorGroup
+    from dnls_ros.problem.weighting import Loss, Noise
+
+Residual = Callable[..., Tensor]
+Jacobians = Callable[..., tuple[Tensor, ...]]
+
+
+class Cost:
+    """The residual of one instance, with its name, signature and (optionally) analytic Jacobians.
+
+    Args:
+        residual: Maps one instance's arguments to (r,); with ``batched`` it maps (…, k) arguments to (…, r).
+        batched: The functions are written over leading axes and need no ``vmap``.
+    """
+
+    def __init__(self, residual: Residual, batched: bool = False) -> None:
+        self.residual = residual
+        self.batched = batched
+        self.name = getattr(residual, "__name__", type(residual).__name__)
+        self.parameters = tuple(inspect.signature(residual).parameters)
+        self.analytic: Jacobians | None = None
+        self.__doc__ = residual.__doc__
+
+    def __repr__(self) -> str:
+        return f"Cost({self.name})"
+
+    def jacobians(self, function: Jacobians) -> Jacobians:
+        """Decorator: registers analytic Jacobians.
+
+        ``function`` has the residual's signature and returns a block (…, r, t_k) for each of its first K parameters, the ones
+        that may be optimized. It is held to autodiff and central differences by `check_jacobians`.
+        """
+        if self.analytic is not None:
+            raise DnlsError(f"cost '{self.name}' has analytic Jacobians already")
+        self.analytic = function
+        return function
+
+    def __call__(
+        self,
+        *arguments: Any,
+        noise: Noise | None = None,
+        loss: Loss | None = None,
+        mask: Tensor | None = None,
+    ) -> FactorGroup:
+        """A group of M factors: references are optimized, everything else is data (B|1, M|1, …)."""
+        from dnls_ros.problem.factors import make_group  # factors need Cost: the cycle is broken here
+
+        if len(arguments) != len(self.parameters):
+            raise DnlsError(
+                f"cost '{self.name}' takes {len(self.parameters)} arguments {self.parameters}, got {len(arguments)}"
+            )
+        return make_group(self, arguments, noise, loss, mask)
+
+    def evaluate(self, arguments: tuple[Any, ...], shape: tuple[int, int]) -> Tensor:
+        """(B, M, r) residuals of arguments whose leaves have axes (B|1, M|1, …)."""
+        if self.batched:
+            r = self.residual(*arguments)
+            return r if r.shape[:2] == shape else r.expand(*shape, r.shape[-1])
+        flat = _flatten_instances(arguments, shape)
+        return vmap(self.residual)(*flat).unflatten(0, shape)
+
+    def differentiate(
+        self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
+        """One (B, M, r, t_k) Jacobian for each argument position in ``optimized``."""
+        if self.analytic is not None:
+            blocks = self._analytic(arguments, shape)
+            if max(optimized) < len(blocks):
+                return tuple(_expand(blocks[k], shape) for k in optimized)
+        return self.autodiff(arguments, shape, optimized)
+
+    def _analytic(self, arguments: tuple[Any, ...], shape: tuple[int, int]) -> tuple[Tensor, ...]:
+        assert self.analytic is not None
+        if self.batched:
+            return self.analytic(*arguments)
+        flat = _flatten_instances(arguments, shape)
+        return tuple(b.unflatten(0, shape) for b in vmap(self.analytic)(*flat))
+
+    def autodiff(
+        self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
+        """The same by ``vmap(jacrev)`` through the retraction (forward mode is wrong over linalg.solve in torch 2.13)."""
+        flat = _flatten_instances(arguments, shape)
+        dims = [tangent_dim(flat[k]) for k in optimized]
+
+        def one(*instance: Any) -> Tensor:
+            def moved(delta: Tensor) -> Tensor:
+                parts = dict(zip(optimized, delta.split(dims), strict=True))
+                return self.residual(*(retract(a, parts[k]) if k in parts else a for k, a in enumerate(instance)))
+
+            return jacrev(moved)(storage(instance[optimized[0]]).new_zeros(sum(dims)))
+
+        return vmap(one)(*flat).unflatten(0, shape).split(dims, -1)
+
+
+@overload
+def cost(residual: Residual) -> Cost: ...
+@overload
+def cost(*, batched: bool) -> Callable[[Residual], Cost]: ...
+def cost(residual: Residual | None = None, *, batched: bool = False) -> Cost | Callable[[Residual], Cost]:
+    """Decorator: makes a `Cost` of a residual function (of one instance, unless ``batched``)."""
+    if residual is not None:
+        return Cost(residual)
+    return lambda function: Cost(function, batched)
+
+
+def _expand(block: Tensor, shape: tuple[int, int]) -> Tensor:
+    return block if block.shape[:2] == shape else block.expand(*shape, *block.shape[-2:])
+
+
+def _flatten_instances(arguments: tuple[Any, ...], shape: tuple[int, int]) -> tuple[Any, ...]:
+    """Leaves (B|1, M|1, …) as (B·M, …): one leading axis, as vmap wants it."""
+
+    def flat(leaf: Tensor) -> Tensor:
+        return leaf.expand(*shape, *leaf.shape[2:]).reshape(shape[0] * shape[1], *leaf.shape[2:])
+
+    return tuple(pytree.tree_map(flat, argument) for argument in arguments)
+
+
+def check_jacobians(cost: Cost, *example: Element | Tensor, step: float = 1e-6) -> dict[str, float]:
+    """Compares analytic, autodiff and central-difference Jacobians of a cost at one instance.
+
+    Args:
+        cost: The cost; must have analytic Jacobians.
+        example: One instance's arguments, float64, without batch axes.
+        step: Half width of the central difference (in the tangent).
+
+    Returns:
+        Largest absolute differences: ``{"autodiff": …, "numeric": …}``.
+
+    Raises:
+        DnlsError: The cost has no analytic Jacobians.
+    """
+    if cost.analytic is None:
+        raise DnlsError(f"cost '{cost.name}' has no analytic Jacobians to check")
+    lifted = tuple(pytree.tree_map(lambda t: t[None, None], a) for a in example)
+    analytic = tuple(_expand(b, (1, 1)) for b in cost._analytic(lifted, (1, 1)))
+    positions = tuple(range(len(analytic)))
+    auto = cost.autodiff(lifted, (1, 1), positions)
+    worst = {"autodiff": 0.0, "numeric": 0.0}
+    for k in positions:
+        numeric = _central_difference(cost, lifted, k, step)
+        worst["autodiff"] = max(worst["autodiff"], float((analytic[k] - auto[k]).abs().max()))
+        worst["numeric"] = max(worst["numeric"], float((analytic[k] - numeric).abs().max()))
+    return worst
+
+
+def _central_difference(cost: Cost, arguments: tuple[Any, ...], k: int, step: float) -> Tensor:
+    columns = []
+    for axis in range(tangent_dim(arguments[k])):
+        delta = storage(arguments[k]).new_zeros(tangent_dim(arguments[k]))
+        delta[axis] = step
+        moved = [(*arguments[:k], retract(arguments[k], s * delta), *arguments[k + 1 :]) for s in (1.0, -1.0)]
+        ahead, behind = (cost.evaluate(a, (1, 1)) for a in moved)
+        columns.append((ahead - behind) / (2 * step))
+    return torch.stack(columns, -1)
+
+
+def is_ref(argument: Any) -> bool:
+    """Whether an argument is optimized (a reference) rather than data."""
+    return isinstance(argument, Ref)

@@ -1,0 +1,69 @@
+"""The normal equations H δ = −g of a problem: H = JᵀWJ on its sparse pattern, g = JᵀWr.
+
+Once per linearization: every group's products, concatenated and added into place in one scatter. This is the torch tier: any
+cost, any device, differentiable. `optim.assembly` decides which tier a group takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dnls_ros.problem.factors import Group, Products
+from dnls_ros.problem.structure import Structure
+from dnls_ros.problem.variables import Values
+
+
+@dataclass(frozen=True, eq=False)
+class NormalEquations:
+    """H and g at a linearization point.
+
+    Attributes:
+        hessian: (B, nnz) the lower triangle of JᵀWJ in the structure's pattern.
+        gradient: (B, n) JᵀWr, the exact gradient of the objective.
+        cost: (B,) the objective.
+        group_costs: group → (B,).
+    """
+
+    hessian: Tensor
+    gradient: Tensor
+    cost: Tensor
+    group_costs: Mapping[str, Tensor]
+
+
+def normal_equations(
+    groups: Mapping[str, Group], values: Values, structure: Structure, at: Mapping[str, Values] | None = None
+) -> NormalEquations:
+    """Linearizes all groups and adds their products up.
+
+    Args:
+        groups: The problem.
+        values: Where residuals are taken.
+        structure: Of these groups over these values.
+        at: For some groups, where their Jacobians are taken instead (first-estimates Jacobians).
+    """
+    fixed = at or {}
+    products = {
+        name: group.products(values, structure.slots[name], fixed.get(name)) for name, group in groups.items()
+    }
+    costs = {name: p.cost for name, p in products.items()}
+    batch = max([values.batch, *(c.shape[0] for c in costs.values())])
+    hessian = _scatter(_flat(products, "hessian", batch), structure.hessian_positions, structure.pattern.nnz + 1, structure.twice)
+    gradient = _scatter(_flat(products, "gradient", batch), structure.gradient_positions, structure.n, None)
+    total = torch.stack([c.expand(batch) for c in costs.values()]).sum(0)
+    return NormalEquations(hessian[:, :-1], gradient, total, costs)
+
+
+def _flat(products: Mapping[str, Products], field: str, batch: int) -> Tensor:
+    parts = [t.flatten(1).expand(batch, -1) for p in products.values() for t in getattr(p, field)]
+    return torch.cat(parts, 1)
+
+
+def _scatter(parts: Tensor, positions: Tensor, size: int, twice: Tensor | None) -> Tensor:
+    if twice is not None and len(twice):
+        parts = parts.index_add(1, twice.to(parts.device), parts[:, twice])
+    index = positions.to(parts.device).expand(parts.shape[0], -1)
+    return parts.new_zeros(parts.shape[0], size).scatter_add(1, index, parts)

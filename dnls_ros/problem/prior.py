@@ -1,0 +1,118 @@
+"""The marginal prior: what variables that left a window knew about those that stayed.
+
+One dense quadratic ½‖A (x ⊟ x̄) + b‖² over a *set* of variables. A, b and the linearization point x̄ are constants, also
+when the parameters that shaped them are being learned. With first estimates the Jacobian is A itself, so that the prior is exactly that
+quadratic in the tangent at x̄; otherwise A is carried to the current point by the inverse right Jacobian of x ⊟ x̄.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dnls_ros.lie import LieGroup, local, tangent_dim
+from dnls_ros.problem.factors import Products, Slots
+from dnls_ros.problem.variables import Ref, Values
+
+
+@dataclass(frozen=True, eq=False)
+class DensePrior:
+    """½‖A (x ⊟ x̄) + b‖² over the variables of ``point``.
+
+    Attributes:
+        point: x̄, (B, K, …) per block; its blocks and ids say which variables are touched.
+        factor: A, (B, k, n_p), columns in the order of ``point``'s tangent.
+        offset: b, (B, k).
+        first_estimates: Use A itself as the Jacobian, not A · ∂(x ⊟ x̄).
+    """
+
+    point: Values
+    factor: Tensor
+    offset: Tensor
+    first_estimates: bool = False
+
+    @classmethod
+    def from_information(
+        cls, point: Values, information: Tensor, gradient: Tensor, first_estimates: bool = False
+    ) -> DensePrior:
+        """From H (B, n, n), possibly singular, and g (B, n) at ``point``: AᵀA = H, Aᵀb = g on H's range.
+
+        An eigen-decomposition: directions without information stay without.
+        """
+        scale = information.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        unit = information / scale[:, :, None] / scale[:, None, :]  # columns of mixed units: make them comparable
+        eigenvalues, vectors = torch.linalg.eigh(0.5 * (unit + unit.mT))
+        known = eigenvalues > eigenvalues[:, -1:].clamp(min=0) * 1e-14 * information.shape[-1]
+        root = torch.where(known, eigenvalues, torch.zeros_like(eigenvalues)).sqrt()
+        inverse_root = torch.where(known, 1 / torch.where(known, root, torch.ones_like(root)), torch.zeros_like(root))
+        factor = root[:, :, None] * vectors.mT * scale[:, None, :]
+        offset = inverse_root * (vectors.mT @ (gradient / scale)[..., None])[..., 0]
+        return cls(point.detach(), factor.detach(), offset.detach(), first_estimates)
+
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """One reference per block, holding all of the block's touched variables."""
+        return tuple(Ref(name, ids) for name, ids in self.point.ids.items())
+
+    @property
+    def joint(self) -> bool:
+        """True: one dense factor over all references."""
+        return True
+
+    def whitened(self, values: Values, slots: Slots | None = None) -> Tensor:
+        """A (x ⊟ x̄) + b, (B, k)."""
+        return self._residual(self._gather(values, slots))
+
+    def objective(self, values: Values, slots: Slots | None = None) -> Tensor:
+        return 0.5 * self.whitened(values, slots).square().sum(1)
+
+    def products(self, values: Values, slots: Slots | None = None, at: Values | None = None) -> Products:
+        current = self._gather(values, slots)
+        residual = self._residual(current)
+        jacobian = self.factor if self.first_estimates else self._jacobian(current if at is None else self._gather(at, slots))
+        transposed = jacobian.mT
+        gradient = (transposed @ residual[..., None])[..., 0]
+        return Products(
+            0.5 * residual.square().sum(1), (gradient[:, None],), ((transposed @ jacobian)[:, None],)
+        )
+
+    def without(self, name: str, keep: Tensor) -> DensePrior:
+        """The prior on fewer variables of one block, those left out simply forgotten (not marginalized)."""
+        columns = []
+        for block in self.point.layout():
+            mask = keep if block.name == name else torch.ones(block.count, dtype=torch.bool)
+            columns.append(mask.repeat_interleave(block.tangent_dim))
+        return replace(self, point=self.point.select(name, keep), factor=self.factor[:, :, torch.cat(columns)])
+
+    def _gather(self, values: Values, slots: Slots | None) -> Values:
+        at = tuple(values.slots(r) for r in self.refs) if slots is None else slots
+        blocks = {r.name: values.gather(r, s) for r, s in zip(self.refs, at, strict=True)}
+        return Values(blocks, self.point.ids, checked=True)
+
+    def _residual(self, current: Values) -> Tensor:
+        return (self.factor @ self.point.local(current)[..., None])[..., 0] + self.offset
+
+    def _jacobian(self, current: Values) -> Tensor:
+        """A with each variable's columns multiplied by ∂(x ⊟ x̄)/∂x = J_r⁻¹(x ⊟ x̄)."""
+        parts = []
+        for block in self.point.layout():
+            x, columns = current[block.name], self.factor[:, :, block.offset : block.stop]
+            if isinstance(x, LieGroup):
+                inverse = type(x).right_jacobian_inverse(local(self.point[block.name], x))
+                t = tangent_dim(x)
+                blocks = columns.unflatten(2, (block.count, t)).transpose(1, 2) @ inverse
+                columns = blocks.transpose(1, 2).flatten(2)
+            parts.append(columns)
+        return torch.cat(parts, 2)
+
+
+pytree.register_pytree_node(
+    DensePrior,
+    lambda p: ([p.point, p.factor, p.offset], p.first_estimates),
+    lambda children, first: DensePrior(*children, first_estimates=first),
+    serialized_type_name="dnls_ros.DensePrior",
+)

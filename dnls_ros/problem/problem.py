@@ -1,0 +1,117 @@
+"""A nonlinear least-squares problem: named factor groups, immutable, a pytree.
+
+`Problem` knows its objective S(x) = ½ Σ ρ(‖L r(x)‖²) and its gradient, both differentiable in every leaf (data, noise, radii).
+How it is minimized is none of its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dnls_ros.errors import DnlsError
+from dnls_ros.problem.factors import Group
+from dnls_ros.problem.structure import Structure
+from dnls_ros.problem.variables import Ref, Values
+
+
+class Problem(Mapping[str, Group]):
+    """Factor groups by name.
+
+    >>> Problem(anchor=prior(pose[0], z), odometry=between(pose[i], pose[j], z_ij))
+    """
+
+    def __init__(self, groups: Mapping[str, Group] | None = None, /, **named: Group) -> None:
+        self._groups = {**(groups or {}), **named}
+
+    def __getitem__(self, name: str) -> Group:
+        return self._groups[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __repr__(self) -> str:
+        return f"Problem({', '.join(self)})"
+
+    def replace(self, **groups: Group | None) -> Problem:
+        """The same problem with some groups exchanged or added; None removes one."""
+        merged = {**self._groups, **groups}
+        return Problem({name: group for name, group in merged.items() if group is not None})
+
+    def structure(self, values: Values) -> Structure:
+        """The sparse structure over these values.
+
+        Raises:
+            DnlsError: A group refers to a variable that is not among the values, or a variable has no factor.
+        """
+        self.check_touched(values)
+        return Structure.of(self, values)
+
+    def check_touched(self, values: Values) -> None:
+        """Every variable must have at least one factor: otherwise the problem is singular by construction.
+
+        Raises:
+            DnlsError: Names the first variables without a factor.
+        """
+        for name, ids in values.ids.items():
+            seen = [r.ids for group in self.values() for r in group.refs if r.name == name]
+            lonely = ids if not seen else ids[~torch.isin(ids, torch.cat(seen))]
+            if len(lonely):
+                raise DnlsError(
+                    f"block '{name}': {len(lonely)} of {len(ids)} variables have no factor, first ids "
+                    f"{lonely[:3].tolist()}; add a prior or leave them out of the values"
+                )
+
+    def objective(self, values: Values) -> Tensor:
+        """S(x), (B,); differentiable in the values and in every leaf of the problem."""
+        return _sum([group.objective(values) for group in self.values()])
+
+    def gradient(self, values: Values) -> Tensor:
+        """∂S(x ⊞ δ)/∂δ at δ = 0, (B, n); differentiable in every leaf of the problem."""
+        with torch.enable_grad():
+            delta = zero_step(values).requires_grad_()
+            total = self.objective(values.retract(delta)).sum()
+            (gradient,) = torch.autograd.grad(total, delta, create_graph=True)
+        return gradient
+
+
+def zero_step(values: Values) -> Tensor:
+    """A zero tangent vector (B, n) for these values."""
+    layout = values.layout()
+    first = pytree.tree_leaves(values)[0]
+    return first.new_zeros(values.batch, layout[-1].stop)
+
+
+def cost_of(problem: Mapping[str, Group], values: Values, structure: Structure) -> Tensor:
+    """S(x) with the slots already known, (B,)."""
+    return _sum([group.objective(values, structure.slots[name]) for name, group in problem.items()])
+
+
+def _sum(costs: list[Tensor]) -> Tensor:
+    batch = max(c.shape[0] for c in costs)
+    return torch.stack([c.expand(batch) for c in costs]).sum(0)
+
+
+def touched(groups: Mapping[str, Group], name: str) -> Tensor:
+    """The ids of block ``name`` that any group refers to, sorted and unique."""
+    ids = [r.ids for group in groups.values() for r in group.refs if r.name == name]
+    return torch.unique(torch.cat(ids)) if ids else torch.zeros(0, dtype=torch.int64)
+
+
+def refs_to(group: Group, name: str) -> list[Ref]:
+    """The group's references to block ``name``."""
+    return [r for r in group.refs if r.name == name]
+
+
+pytree.register_pytree_node(
+    Problem,
+    lambda p: (list(p.values()), tuple(p)),
+    lambda groups, names: Problem(dict(zip(names, groups, strict=True))),
+    serialized_type_name="dnls_ros.Problem",
+)

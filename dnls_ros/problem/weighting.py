@@ -1,0 +1,254 @@
+"""How much a residual counts: noise models whiten it, robust losses bound it.
+
+The objective of a factor is ½ρ(‖L r‖²) with LᵀL = Σ⁻¹. A loss is a function of the *squared* norm s with ρ(0) = 0, ρ'(0) = 1 and
+finite first and second derivatives everywhere, so that exact Hessians can be taken through it. Radii are in units of σ.
+All tensors are pytree leaves: noise and radii can be learned. Floats are kept as 0-d float64 and follow the residual's dtype.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dnls_ros.errors import DnlsError
+
+Leaf = TypeVar("Leaf", bound=type)
+
+
+def leaves(cls: Leaf) -> Leaf:
+    """Class decorator: a frozen dataclass whose fields are all tensors becomes a pytree; floats become tensors."""
+    names = tuple(f.name for f in fields(cls))
+    pytree.register_pytree_node(
+        cls,
+        lambda x: ([getattr(x, n) for n in names], None),
+        lambda values, _: _rebuild(cls, dict(zip(names, values, strict=True))),
+        serialized_type_name=f"dnls_ros.{cls.__name__}",
+    )
+    return cls
+
+
+def _rebuild(cls: type, attributes: dict[str, object]) -> object:
+    made = object.__new__(cls)  # leaves may be placeholders of a transform: no conversion, no checks
+    for name, value in attributes.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def _positive(owner: object, name: str, value: Tensor | float, own_axes: int = 0) -> Tensor:
+    """The value with axes (B|1, M|1, …), checked."""
+    tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    if not bool((tensor.detach() > 0).all()) or not bool(tensor.detach().isfinite().all()):
+        raise DnlsError(f"{type(owner).__name__}: {name} must be positive and finite, got {tensor.detach()}")
+    return tensor[None, None] if tensor.ndim == own_axes else tensor
+
+
+def _as_tensor(value: Tensor | float) -> Tensor:
+    assert isinstance(value, Tensor)  # __post_init__ made it one; the field's type speaks to the caller
+    return value
+
+
+class Noise(ABC):
+    """A Gaussian noise model: turns residuals [unit] into whitened ones [σ]."""
+
+    @abstractmethod
+    def whiten(self, residual: Tensor) -> Tensor:
+        """L r for residuals (B, M, r)."""
+
+    @abstractmethod
+    def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
+        """L J for Jacobians (B, M, r, t)."""
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class Isotropic(Noise):
+    """The same standard deviation in all directions.
+
+    Attributes:
+        sigma: A number, or (B|1, M|1).
+    """
+
+    sigma: Tensor | float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigma", _positive(self, "sigma", self.sigma))
+
+    def whiten(self, residual: Tensor) -> Tensor:
+        return residual / _as_tensor(self.sigma).to(residual.dtype)[..., None]
+
+    def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
+        return jacobian / _as_tensor(self.sigma).to(jacobian.dtype)[..., None, None]
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class Diagonal(Noise):
+    """One standard deviation per residual dimension.
+
+    Attributes:
+        sigmas: (r,) or (B|1, M|1, r).
+    """
+
+    sigmas: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigmas", _positive(self, "sigmas", self.sigmas, own_axes=1))
+
+    def whiten(self, residual: Tensor) -> Tensor:
+        return residual / self.sigmas.to(residual.dtype)
+
+    def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
+        return jacobian / self.sigmas.to(jacobian.dtype)[..., None]
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class SquareRootInformation(Noise):
+    """A full information matrix Σ⁻¹ = LᵀL, given by L.
+
+    Attributes:
+        factor: L, (r, r) or (B|1, M|1, r, r).
+    """
+
+    factor: Tensor
+
+    def __post_init__(self) -> None:
+        if self.factor.ndim == 2:
+            object.__setattr__(self, "factor", self.factor[None, None])
+
+    @classmethod
+    def from_covariance(cls, covariance: Tensor) -> SquareRootInformation:
+        """Of Σ (…, r, r): L = C⁻¹ with Σ = C Cᵀ.
+
+        Raises:
+            DnlsError: A covariance is not positive definite.
+        """
+        lower, info = torch.linalg.cholesky_ex(covariance)
+        if bool((info != 0).any()):
+            raise DnlsError("a covariance is not positive definite; it must be symmetric with positive eigenvalues")
+        eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        return cls(torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False))
+
+    @classmethod
+    def from_information(cls, information: Tensor) -> SquareRootInformation:
+        """Of Σ⁻¹ (…, r, r) = C Cᵀ: L = Cᵀ.
+
+        Raises:
+            DnlsError: It is not positive definite.
+        """
+        lower, info = torch.linalg.cholesky_ex(information)
+        if bool((info != 0).any()):
+            raise DnlsError("an information matrix is not positive definite")
+        return cls(lower.mT)
+
+    def whiten(self, residual: Tensor) -> Tensor:
+        return (self.factor.to(residual.dtype) @ residual[..., None])[..., 0]
+
+    def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
+        return self.factor.to(jacobian.dtype) @ jacobian
+
+
+class Loss(ABC):
+    """A robust loss ρ(s) of the squared whitened norm s."""
+
+    @abstractmethod
+    def rho(self, s: Tensor) -> Tensor:
+        """ρ(s) ≥ 0."""
+
+    @abstractmethod
+    def weight(self, s: Tensor) -> Tensor:
+        """ρ'(s), the factor's weight in the normal equations, in [0, 1]."""
+
+
+class RadiusLoss(Loss):
+    """A loss with one radius, beyond which residuals count less."""
+
+    radius: Tensor | float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "radius", _positive(self, "radius", self.radius))
+
+    def squared_radius(self, s: Tensor) -> Tensor:
+        """radius² in the dtype of ``s``."""
+        return _as_tensor(self.radius).to(s.dtype).square()
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class Huber(RadiusLoss):
+    """Quadratic inside the radius, linear outside (Huber 1964): ρ = 2R√s − R²."""
+
+    radius: Tensor | float
+
+    def rho(self, s: Tensor) -> Tensor:
+        r2 = self.squared_radius(s)
+        outside = torch.where(s > r2, s, r2)  # the square root never sees 0: finite derivatives
+        return torch.where(s > r2, 2 * (r2 * outside).sqrt() - r2, s)
+
+    def weight(self, s: Tensor) -> Tensor:
+        r2 = self.squared_radius(s)
+        return (r2 / torch.where(s > r2, s, r2)).sqrt()
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class Cauchy(RadiusLoss):
+    """ρ = R² log(1 + s/R²)."""
+
+    radius: Tensor | float
+
+    def rho(self, s: Tensor) -> Tensor:
+        r2 = self.squared_radius(s)
+        return r2 * torch.log1p(s / r2)
+
+    def weight(self, s: Tensor) -> Tensor:
+        return 1 / (1 + s / self.squared_radius(s))
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class GemanMcClure(RadiusLoss):
+    """ρ = s / (1 + s/R²), bounded by R²."""
+
+    radius: Tensor | float
+
+    def rho(self, s: Tensor) -> Tensor:
+        return s / (1 + s / self.squared_radius(s))
+
+    def weight(self, s: Tensor) -> Tensor:
+        return (1 + s / self.squared_radius(s)).square().reciprocal()
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class Tukey(RadiusLoss):
+    """Tukey's biweight: ρ = R²/3 · (1 − (1 − s/R²)³) inside, R²/3 outside."""
+
+    radius: Tensor | float
+
+    def rho(self, s: Tensor) -> Tensor:
+        r2 = self.squared_radius(s)
+        return r2 / 3 * (1 - (1 - s / r2).clamp(min=0) ** 3)
+
+    def weight(self, s: Tensor) -> Tensor:
+        return (1 - s / self.squared_radius(s)).clamp(min=0).square()
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class Welsch(RadiusLoss):
+    """ρ = R² (1 − exp(−s/R²))."""
+
+    radius: Tensor | float
+
+    def rho(self, s: Tensor) -> Tensor:
+        r2 = self.squared_radius(s)
+        return -r2 * torch.expm1(-s / r2)
+
+    def weight(self, s: Tensor) -> Tensor:
+        return torch.exp(-s / self.squared_radius(s))
