@@ -60,6 +60,11 @@ class Group(Protocol):
         """Whether all references form one dense factor (a prior) instead of M rows of one variable each."""
         ...
 
+    @property
+    def batch(self) -> int:
+        """Size of the data's batch axis: B or 1."""
+        ...
+
     def objective(self, values: Values, slots: Slots | None = None) -> Tensor:
         """½Σρ(‖L r‖²), (B,)."""
         ...
@@ -118,6 +123,12 @@ class FactorGroup:
         """False: each of the M rows is a factor of its own."""
         return False
 
+    @property
+    def batch(self) -> int:
+        """Size of the data's batch axis: B or 1 (noise and loss included)."""
+        trees = (self.arguments, self.noise, self.loss, self.mask)
+        return max((leaf.shape[0] for leaf in pytree.tree_leaves(trees) if isinstance(leaf, Tensor)), default=1)
+
     def slots(self, values: Values) -> tuple[Tensor, ...]:
         """The references' positions among the values, one (M,) tensor each."""
         return tuple(values.slots(ref) for ref in self.refs)
@@ -175,12 +186,7 @@ class FactorGroup:
         filled = list(self.arguments)
         for position, ref, where in zip(self.positions, self.refs, at, strict=True):
             filled[position] = values.gather(ref, where)
-        batch = max([values.batch, *(leaf.shape[0] for leaf in self._leaves())])
-        return tuple(filled), (batch, self.count)
-
-    def _leaves(self) -> list[Tensor]:
-        mask = [] if self.mask is None else [self.mask]
-        return [leaf for leaf in pytree.tree_leaves(self.arguments) if isinstance(leaf, Tensor)] + mask
+        return tuple(filled), (max(values.batch, self.batch), self.count)
 
     def select(self, keep: Tensor) -> FactorGroup:
         """Only the factors where ``keep`` (M,) is true (or in the order of an index tensor)."""

@@ -63,6 +63,11 @@ class DensePrior:
         """True: one dense factor over all references."""
         return True
 
+    @property
+    def batch(self) -> int:
+        """Size of the batch axis."""
+        return self.factor.shape[0]
+
     def whitened(self, values: Values, slots: Slots | None = None) -> Tensor:
         """A (x ⊟ x̄) + b, (B, k)."""
         return self._residual(self._gather(values, slots))

@@ -1,0 +1,46 @@
+"""Assembly: a problem's numbers put where the linear solver wants them.
+
+The seam between *what* is minimized and *how fast*: everything above asks an `Assembly` for normal equations and costs and knows
+nothing of groups. Today every group takes the torch tier (`problem.normal`): any cost, any device, differentiable. A kernel tier
+plugs in here, per group, without a word changed above or below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dnls_ros.linear import LinearSolver, Symbolic
+from dnls_ros.problem import NormalEquations, Problem, Structure, Values, cost_of, normal_equations
+
+
+@dataclass(frozen=True, eq=False)
+class Assembly:
+    """A problem over a fixed structure.
+
+    Attributes:
+        problem: The factor groups.
+        structure: Of this problem over the values it will be asked about.
+        at: Group name → values where its Jacobians are taken (first-estimates Jacobians); others: where asked.
+    """
+
+    problem: Problem
+    structure: Structure
+    at: Mapping[str, Values] = field(default_factory=dict)
+
+    def normal_equations(self, values: Values) -> NormalEquations:
+        """H, g and the cost at ``values``."""
+        return normal_equations(self.problem, values, self.structure, self.at)
+
+    def cost(self, values: Values) -> Tensor:
+        """S(x), (B,)."""
+        return cost_of(self.problem, values, self.structure)
+
+    def symbolic(self, solver: LinearSolver) -> Symbolic:
+        """The solver's symbolic analysis of this structure, made once and kept with it."""
+        known = self.structure.symbolic
+        if solver not in known:
+            known[solver] = solver.analyze(self.structure.pattern)
+        return known[solver]  # pyright: ignore[reportReturnType]  # the cache holds what analyze returned

@@ -1,0 +1,47 @@
+"""Gauss–Newton: the full step of the linear model, or a fixed fraction of it; no safeguard but finiteness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dnls_ros.linear import solve
+from dnls_ros.optim.method import Model, Outcome, Proposal, solvable
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """H δ = −g (Nocedal & Wright, Numerical Optimization, §10.3).
+
+    Attributes:
+        step_size: Fraction of the step that is taken, in (0, 1].
+    """
+
+    step_size: float = 1.0
+
+    def init(self, model: Model) -> Tensor:
+        """The state: (B,) whether a step has failed."""
+        return torch.zeros_like(model.normal.cost, dtype=torch.bool)
+
+    def propose(self, state: Tensor, model: Model, fresh: bool) -> tuple[Proposal, Tensor]:
+        """The Gauss–Newton step."""
+        gradient = model.normal.gradient
+        full = solve(model.symbolic, model.normal.hessian, -gradient)
+        delta = self.step_size * full
+        # With H δ_full = −g the model's decrease is −gᵀδ(1 − s/2) for the fraction s.
+        decrease = -(gradient * delta).sum(1) * (1 - 0.5 * self.step_size)
+        return Proposal(delta, decrease, solvable(full)), state
+
+    def update(self, state: Tensor, proposal: Proposal, outcome: Outcome) -> tuple[Tensor, Tensor]:
+        """Takes every finite step, even uphill: that is what Gauss–Newton is."""
+        return outcome.finite, state | ~outcome.finite
+
+    def exhausted(self, state: Tensor) -> Tensor:
+        """A failed step would fail again."""
+        return state
+
+    def damping(self, state: Tensor) -> Tensor:
+        """None."""
+        return torch.zeros(state.shape, dtype=torch.float64, device=state.device)

@@ -1,0 +1,99 @@
+"""What a minimization method is: three small functions, called by the one loop.
+
+``init`` makes the state (damping, trust region …, one number per batch element), ``propose`` a step from the linear model, ``update``
+judges it by the gain ratio ρ = actual / predicted decrease. All decisions are masks over the batch: elements never wait for or harm one another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from dnls_ros.linear import Symbolic
+from dnls_ros.problem import NormalEquations, Pattern
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The quadratic model S + gᵀδ + ½δᵀHδ at the current point, and the means to solve it."""
+
+    normal: NormalEquations
+    pattern: Pattern
+    symbolic: Symbolic
+
+    def diagonal(self) -> Tensor:
+        """diag(H), (B, n)."""
+        return self.normal.hessian[:, self.pattern.diagonal]
+
+    def multiply(self, vector: Tensor) -> Tensor:
+        """H v, (B, n)."""
+        rows = torch.from_numpy(self.pattern.rows).to(vector.device).expand(vector.shape[0], -1)
+        columns = torch.from_numpy(self.pattern.columns).to(vector.device).expand(vector.shape[0], -1)
+        h = self.normal.hessian
+        below = torch.zeros_like(vector).scatter_add(1, rows, h * vector.gather(1, columns))
+        above = torch.zeros_like(vector).scatter_add(1, columns, h * vector.gather(1, rows))
+        return below + above - self.diagonal() * vector
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A step and what the model expects of it.
+
+    Attributes:
+        delta: (B, n).
+        decrease: (B,) predicted decrease of the objective, ≥ 0.
+        ok: (B,) the linear system could be solved.
+    """
+
+    delta: Tensor
+    decrease: Tensor
+    ok: Tensor
+
+
+def solvable(step: Tensor) -> Tensor:
+    """(B,) whether a linear solve succeeded: solvers mark failed elements by NaN."""
+    return step.isfinite().all(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the trial point showed: all (B,).
+
+    Attributes:
+        gain: ρ, actual over predicted decrease; NaN where the trial is not finite.
+        finite: Step and trial cost are finite and the linear system was solvable.
+        rounding: Actual and predicted decrease are both below the rounding error of the cost.
+    """
+
+    gain: Tensor
+    finite: Tensor
+    rounding: Tensor
+
+
+class Method(Protocol[State]):
+    """Gauss–Newton, Levenberg–Marquardt, Dogleg: siblings under one loop."""
+
+    def init(self, model: Model) -> State:
+        """The state before the first step."""
+        ...
+
+    def propose(self, state: State, model: Model, fresh: bool) -> tuple[Proposal, State]:
+        """The next step; ``fresh`` is false when the model has not changed since the last call."""
+        ...
+
+    def update(self, state: State, proposal: Proposal, outcome: Outcome) -> tuple[Tensor, State]:
+        """(B,) which elements take the step, and the state for the next one."""
+        ...
+
+    def exhausted(self, state: State) -> Tensor:
+        """(B,) elements for which the method has nothing left to try."""
+        ...
+
+    def damping(self, state: State) -> Tensor:
+        """(B,) λ or 1/radius, for reports."""
+        ...

@@ -1,0 +1,259 @@
+"""The one optimization loop.
+
+Once per call: structure and symbolic analysis. Once per accepted step: linearization. Once per trial: factorization, retraction,
+cost. Every batch element has its own damping, acceptance, convergence and status; one that has ended does not move any more, so a batch gives
+what single solves give. A rejected step is never convergence, and a trial that is not finite is a rejected step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnls_ros.errors import DnlsError
+from dnls_ros.linear import Factorization, LinearSolver
+from dnls_ros.optim.assembly import Assembly
+from dnls_ros.optim.method import Method, Model, Outcome, Proposal
+from dnls_ros.problem import Problem, Values
+
+
+class Status(Enum):
+    """How the minimization of one batch element ended."""
+
+    RUNNING = "still running"
+    CONVERGED_COST = "converged: an accepted step decreased the cost by less than its tolerance"
+    CONVERGED_STEP = "converged: an accepted step was shorter than its tolerance"
+    CONVERGED_GRADIENT = "converged: the gradient is below its tolerance"
+    MAX_ITERATIONS = "stopped: the iteration limit was reached"
+    DEADLINE = "stopped: the time budget was used up; the best values so far are returned"
+    DAMPING_LIMIT = "failed: no step within the damping limit decreases the cost"
+    SINGULAR = "failed: the normal equations are singular; some direction has no information"
+    NOT_FINITE = "failed: the cost is not finite at the starting values"
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance was met."""
+        return self in (Status.CONVERGED_COST, Status.CONVERGED_STEP, Status.CONVERGED_GRADIENT)
+
+
+_CODES = {status: code for code, status in enumerate(Status)}
+_STATUSES = tuple(Status)
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """When to stop.
+
+    Attributes:
+        cost: Relative decrease of the cost by an accepted step.
+        step: Largest entry of an accepted step [m, rad].
+        gradient: Largest entry of the gradient.
+        iterations: Limit on trials, rejected ones included.
+        seconds: Wall-clock budget, None = unlimited (and then the result depends on no clock).
+    """
+
+    cost: float = 1e-6
+    step: float = 1e-7
+    gradient: float = 1e-8
+    iterations: int = 50
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The result of a minimization.
+
+    Attributes:
+        values: The best values found.
+        status: One per batch element.
+        cost: (B,) final objective.
+        initial_cost: (B,).
+        iterations: (B,) trials of each element, rejected ones included.
+        accepted: (B,) accepted steps.
+        damping: (B,) final λ or 1/radius.
+        assembly: The problem over its structure.
+        linear: The solver that was used.
+    """
+
+    values: Values
+    status: tuple[Status, ...]
+    cost: Tensor
+    initial_cost: Tensor
+    iterations: Tensor
+    accepted: Tensor
+    damping: Tensor
+    assembly: Assembly
+    linear: LinearSolver
+
+    def factorization(self) -> Factorization:
+        """The Cholesky factor of the undamped H at the solution, for marginals and adjoints."""
+        with torch.no_grad():
+            normal = self.assembly.normal_equations(self.values)
+            return self.assembly.symbolic(self.linear).factorize(normal.hessian)
+
+
+@dataclass
+class _Progress:
+    """What the loop changes: one entry per batch element."""
+
+    values: Values
+    cost: Tensor
+    status: Tensor
+    iterations: Tensor
+    accepted: Tensor
+
+    @property
+    def running(self) -> Tensor:
+        return self.status == _CODES[Status.RUNNING]
+
+    def end(self, mask: Tensor, status: Status) -> None:
+        """Ends the running elements of ``mask``."""
+        code = torch.full_like(self.status, _CODES[status])
+        self.status = torch.where(self.running & mask, code, self.status)
+
+
+def minimize(
+    problem: Problem,
+    initial: Values,
+    method: Method[Any],
+    linear: LinearSolver,
+    tolerances: Tolerances | None = None,
+    *,
+    assembly: Assembly | None = None,
+    differentiable: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Solution:
+    """Minimizes ½Σρ(‖L r(x)‖²) from ``initial``.
+
+    Args:
+        problem: The factor groups.
+        initial: Starting values (B, N, …).
+        method: How steps are found and judged.
+        linear: Solves the linear systems.
+        tolerances: When to stop.
+        assembly: The problem over a structure that is known already (a window's); made here otherwise.
+        differentiable: Record the iterations for autograd (unrolling).
+        clock: Monotonic seconds, read only when there is a time budget.
+
+    Raises:
+        DnlsError: A variable without factors, or a reference to an unknown variable.
+    """
+    stop = tolerances or Tolerances()
+    initial = _with_full_batch(problem, initial)
+    known = assembly or Assembly(problem, problem.structure(initial))
+    with torch.set_grad_enabled(differentiable):
+        return _loop(known, initial, method, linear, stop, clock)
+
+
+def _loop(
+    assembly: Assembly,
+    initial: Values,
+    method: Method[Any],
+    linear: LinearSolver,
+    stop: Tolerances,
+    clock: Callable[[], float],
+) -> Solution:
+    deadline = None if stop.seconds is None else clock() + stop.seconds
+    symbolic = assembly.symbolic(linear)
+    model = Model(assembly.normal_equations(initial), assembly.structure.pattern, symbolic)
+    first = model.normal.cost
+    progress = _start(initial, model, stop)
+    state = method.init(model)
+    fresh = True
+    for _ in range(stop.iterations):
+        if not bool(progress.running.any()):
+            break
+        if deadline is not None and clock() >= deadline:
+            progress.end(progress.running, Status.DEADLINE)
+            break
+        proposal, state = method.propose(state, model, fresh)
+        trial = progress.values.retract(_masked(proposal.delta, progress.running))
+        trial_cost = assembly.cost(trial)
+        outcome = _judge(progress.cost, trial_cost, proposal)
+        accept, state = method.update(state, proposal, outcome)
+        accept = accept & progress.running
+        progress.iterations = progress.iterations + progress.running
+        decrease = progress.cost - trial_cost
+        if bool(accept.any()):
+            progress.values = trial if bool(accept.all()) else trial.where(accept, progress.values)
+            progress.cost = torch.where(accept, trial_cost, progress.cost)
+            progress.accepted = progress.accepted + accept
+        _check_step(progress, accept, decrease, proposal, stop)
+        _check_exhausted(progress, method.exhausted(state), proposal)
+        fresh = bool(accept.any()) and bool(progress.running.any())
+        if fresh:
+            model = Model(assembly.normal_equations(progress.values), model.pattern, symbolic)
+            progress.end(_gradient_small(model, stop), Status.CONVERGED_GRADIENT)
+    progress.end(progress.running, Status.MAX_ITERATIONS)
+    return Solution(
+        progress.values,
+        tuple(_STATUSES[code] for code in progress.status.tolist()),
+        progress.cost,
+        first,
+        progress.iterations,
+        progress.accepted,
+        method.damping(state),
+        assembly,
+        linear,
+    )
+
+
+def _start(initial: Values, model: Model, stop: Tolerances) -> _Progress:
+    cost = model.normal.cost
+    count = torch.zeros(cost.shape, dtype=torch.int64, device=cost.device)
+    progress = _Progress(initial, cost, count, count, count)
+    progress.end(~cost.isfinite(), Status.NOT_FINITE)
+    progress.end(_gradient_small(model, stop), Status.CONVERGED_GRADIENT)
+    return progress
+
+
+def _gradient_small(model: Model, stop: Tolerances) -> Tensor:
+    return model.normal.gradient.detach().abs().amax(1) <= stop.gradient
+
+
+def _masked(delta: Tensor, running: Tensor) -> Tensor:
+    """Zero steps for elements that have ended (theirs may be NaN)."""
+    return torch.where(running[:, None], delta, torch.zeros_like(delta))
+
+
+def _judge(cost: Tensor, trial: Tensor, proposal: Proposal) -> Outcome:
+    finite = proposal.ok & trial.isfinite() & proposal.delta.isfinite().all(1)
+    actual = cost - trial
+    noise = 16 * torch.finfo(cost.dtype).eps * cost.abs()
+    rounding = finite & (actual.abs() <= noise) & (proposal.decrease.abs() <= noise)
+    predicted = torch.where(proposal.decrease > 0, proposal.decrease, torch.full_like(actual, torch.nan))
+    return Outcome((actual / predicted).detach(), finite, rounding)
+
+
+def _check_step(
+    progress: _Progress, accept: Tensor, decrease: Tensor, proposal: Proposal, stop: Tolerances
+) -> None:
+    eps = 16 * torch.finfo(decrease.dtype).eps
+    small = decrease.abs() <= max(stop.cost, eps) * (progress.cost + decrease).abs()
+    progress.end(accept & small, Status.CONVERGED_COST)
+    progress.end(accept & (proposal.delta.abs().amax(1) <= stop.step), Status.CONVERGED_STEP)
+
+
+def _check_exhausted(progress: _Progress, exhausted: Tensor, proposal: Proposal) -> None:
+    progress.end(exhausted & ~proposal.ok, Status.SINGULAR)
+    progress.end(exhausted, Status.DAMPING_LIMIT)
+
+
+def _with_full_batch(problem: Problem, initial: Values) -> Values:
+    """Values with as many batch elements as the problem's data, so that each element can move by itself."""
+    batch = max([initial.batch, *(group.batch for group in problem.values())])
+    for name, element in initial.blocks.items():
+        size = _batch_of(element)
+        if size not in (1, batch):
+            raise DnlsError(f"block '{name}' has batch size {size}, the problem has {batch}; give 1 or {batch}")
+    return initial.map(lambda t: t.expand(batch, *t.shape[1:]))
+
+
+def _batch_of(element: Any) -> int:
+    return (element if isinstance(element, Tensor) else element.tensor).shape[0]
