@@ -1,0 +1,237 @@
+"""The estimator's configuration after every check, in frozen values.
+
+ Field names equal the parameter names of ``parameter_table`` (``solver.rate`` is
+``config.solver.rate``); defaults that depend on other values (axes, noise, frames, ignition) are
+already filled in. Times are seconds, as in the files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+Vector = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """Which states the window keeps; duration, min_state_gap, max_gap [s], state_rate [Hz]."""
+
+    duration: float
+    max_states: int
+    max_landmarks: int
+    state_policy: str
+    state_rate: float
+    min_state_gap: float
+    max_gap: float
+    marginalization: str
+    prior_fej: bool
+
+
+@dataclass(frozen=True)
+class HistoryConfig:
+    """How long solved poses are kept: duration [s]."""
+
+    duration: float
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """When and how the window is solved; rate, covariance_rate [Hz], time_budget [s]."""
+
+    trigger: str
+    rate: float
+    max_iterations: int
+    time_budget: float
+    lambda_init: float
+    lambda_factor: float
+    lambda_max: float
+    cost_tolerance: float
+    step_tolerance: float
+    gradient_tolerance: float
+    linear_solver: str
+    covariance: str
+    covariance_rate: float
+
+
+@dataclass(frozen=True)
+class TimeConfig:
+    """Which stamps are believed: stamp_future_limit [s]."""
+
+    stamp_future_limit: float
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where a track's first pose comes from; pose and sigma [m, rad] have 6 or 3 entries."""
+
+    mode: str
+    pose: Vector
+    sigma: Vector
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """When a gated sensor is believed again: reopen_after [s], with what factor on its noise."""
+
+    reopen_after: float
+    reopen_inflation: float
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """Limits of the path topic; path_rate [Hz]."""
+
+    path_rate: float
+    path_max_poses: int
+
+
+@dataclass(frozen=True)
+class HealthConfig:
+    """How far the estimate may be extrapolated: max_prediction [s]."""
+
+    max_prediction: float
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Shortest time between two log lines of one kind: throttle [s]."""
+
+    throttle: float
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """One estimated body; motion_sigma has one density per degree of freedom (see the table)."""
+
+    name: str
+    manifold: str
+    child_frame: str
+    parent_frame: str
+    motion: str
+    motion_sigma: Vector
+    publish: bool
+    init: InitConfig
+
+    @property
+    def planar(self) -> bool:
+        """Whether the body moves on a plane."""
+        return self.manifold == "se2"
+
+
+@dataclass(frozen=True)
+class QosConfig:
+    """How a topic is subscribed."""
+
+    reliability: str
+    depth: int
+
+
+@dataclass(frozen=True)
+class LandmarksConfig:
+    """The landmark map of a sensor; map_file is an absolute path or ''."""
+
+    map_file: str
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """Calibration of a landmarks sensor; extrinsic_sigma [m, rad] only counts if estimated."""
+
+    calibration_file: str
+    estimate_extrinsic: bool
+    extrinsic_sigma: Vector
+
+
+@dataclass(frozen=True)
+class SensorConfig:
+    """One sensor.
+
+    Attributes:
+        axes: Measured axes, never empty except for landmarks.
+        sigma: One standard deviation per axis, or empty when only the message's noise is used; a
+            density per √s when ``differential``; one number [px] for landmarks.
+        sigma_floor: One least standard deviation per axis (landmarks: one [px]).
+        extrinsic: body_T_sensor as x y z roll pitch yaw [m, rad].
+        ignition: Whether it may start its track.
+        stamp_offset, throttle: [s]; ``expected_rate`` [Hz].
+    """
+
+    name: str
+    type: str
+    track: str
+    topic: str
+    qos: QosConfig
+    enabled: bool
+    differential: bool
+    axes: tuple[str, ...]
+    covariance: str
+    sigma: Vector
+    sigma_floor: Vector
+    covariance_scale: float
+    on_zero_covariance: str
+    robust: str
+    robust_scale: float
+    gate_probability: float
+    stamp_source: str
+    stamp_offset: float
+    frame_override: str
+    target_frame: str
+    expected_rate: float
+    throttle: float
+    ignition: bool
+    extrinsic: Vector
+    landmarks: LandmarksConfig
+    camera_info_topic: str
+    camera: CameraConfig
+
+    def measures_pose(self, track: TrackConfig) -> bool:
+        """Whether one message gives the whole pose of the track in a frame that does not drift."""
+        needed = {"x", "y", "yaw"} if track.planar else {"x", "y", "z", "roll", "pitch", "yaw"}
+        absolute = self.type in ("pose", "pose_stamped", "odometry") and not self.differential
+        return absolute and self.enabled and needed <= set(self.axes)
+
+    def with_ignition(self, ignition: bool) -> SensorConfig:
+        """The same sensor that may, or may not, start its track."""
+        return replace(self, ignition=ignition)
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """Everything the estimator, the replay and the node are told."""
+
+    autostart: bool
+    world_frame: str
+    map_frame: str
+    odom_frame: str
+    base_link_frame: str
+    sensors: tuple[SensorConfig, ...]
+    tracks: tuple[TrackConfig, ...]
+    device: str
+    dtype: str
+    num_threads: int
+    seed: int
+    deterministic: bool
+    window: WindowConfig
+    history: HistoryConfig
+    solver: SolverConfig
+    time: TimeConfig
+    init: InitConfig
+    gate: GateConfig
+    publish: PublishConfig
+    health: HealthConfig
+    log: LogConfig
+    output_dir: str
+
+    def track(self, name: str = "") -> TrackConfig:
+        """The track of a name; '' is the first. Raises KeyError for an unknown one."""
+        if not name:
+            return self.tracks[0]
+        return {t.name: t for t in self.tracks}[name]
+
+    def sensor(self, name: str) -> SensorConfig:
+        """The sensor of a name. Raises KeyError for an unknown one."""
+        return {s.name: s for s in self.sensors}[name]
+
+    def with_sensors(self, sensors: tuple[SensorConfig, ...]) -> EstimatorConfig:
+        """The same configuration with other sensors."""
+        return replace(self, sensors=sensors)

@@ -1,0 +1,189 @@
+"""What several parameters must satisfy together; a violation names the parameter to change."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dnls_ros.window.config import EstimatorConfig, SensorConfig, TrackConfig
+from dnls_ros.window.parameter_blocks import Problems
+
+OUTPUTS = ("odometry/filtered", "pose", "path")
+DIFFERENTIAL_TYPES = ("pose", "pose_stamped", "odometry")
+
+
+def check_configuration(config: EstimatorConfig, problems: Problems) -> None:
+    """Notes every violation of a rule about more than one parameter."""
+    _check_node(config, problems)
+    _check_frames(config, problems)
+    outputs = own_outputs(config)
+    for sensor in config.sensors:
+        _check_noise(sensor, problems)
+        _check_landmarks(sensor, problems)
+        _check_use(sensor, config.track(sensor.track), problems)
+        _check_topics(sensor, outputs, problems)
+    for track in config.tracks:
+        _check_start(track, config, problems)
+
+
+def own_outputs(config: EstimatorConfig) -> tuple[str, ...]:
+    """Relative names of the published topics, prefixed by the track when there are several."""
+    published = [track.name for track in config.tracks if track.publish]
+    prefixes = [f"{name}/" for name in published] if len(published) > 1 else [""] * len(published)
+    return tuple(prefix + topic for prefix in prefixes for topic in OUTPUTS)
+
+
+def warnings_of(config: EstimatorConfig) -> tuple[str, ...]:
+    """Sentences about settings that are allowed but seldom wanted."""
+    found = (
+        (config.dtype == "float32", "dtype: float32 loses digits of the covariance"),
+        (config.window.marginalization == "drop", "window.marginalization: drop forgets the past"),
+        (
+            config.gate.reopen_after == 0.0,
+            "gate.reopen_after: a gated sensor may stay out for ever",
+        ),
+    )
+    return tuple(text for holds, text in found if holds)
+
+
+def _check_node(config: EstimatorConfig, problems: Problems) -> None:
+    """Rules between rows of the node."""
+    solver = config.solver
+    if solver.lambda_init >= solver.lambda_max:
+        limit = f"solver.lambda_max = {solver.lambda_max:g}"
+        text = f"got {solver.lambda_init:g}; expected less than {limit}"
+        problems.add("solver.lambda_init", text)
+    timed = solver.trigger == "rate" and not config.deterministic
+    if timed and solver.time_budget > 1.0 / solver.rate * (1.0 + 1e-9):
+        limit = f"1/solver.rate = {1.0 / solver.rate:g} s"
+        text = f"got {solver.time_budget:g} s; expected at most {limit}"
+        problems.add("solver.time_budget", text)
+    if config.init.mode == "params" and len(config.init.pose) != len(config.init.sigma):
+        problems.add(
+            "init.sigma",
+            f"has {len(config.init.sigma)} numbers, init.pose {len(config.init.pose)}",
+        )
+
+
+def _check_frames(config: EstimatorConfig, problems: Problems) -> None:
+    """Frames that must differ."""
+    if config.odom_frame == config.map_frame:
+        problems.add("odom_frame", f"equals map_frame ('{config.map_frame}'); they must differ")
+    for frame, count in Counter(t.child_frame for t in config.tracks).items():
+        if count > 1:
+            names = [
+                f"track.{t.name}.child_frame" for t in config.tracks if t.child_frame == frame
+            ]
+            problems.add(
+                names[-1], f"'{frame}' is the frame of {count} tracks; each track needs its own"
+            )
+    for track in config.tracks:
+        if track.child_frame == track.parent_frame:
+            problems.add(
+                f"track.{track.name}.child_frame",
+                f"equals its parent_frame '{track.parent_frame}'",
+            )
+
+
+def _check_noise(sensor: SensorConfig, problems: Problems) -> None:
+    """Lengths and presence of the noise settings."""
+    where = f"sensor.{sensor.name}"
+    landmarks = sensor.type == "landmarks"
+    width = 1 if landmarks else len(sensor.axes)
+    meaning = "[px]" if landmarks else f"({' '.join(sensor.axes)})"
+    if len(set(sensor.axes)) != len(sensor.axes):
+        problems.add(f"{where}.axes", f"names an axis twice: {list(sensor.axes)}")
+    if sensor.sigma and len(sensor.sigma) != width:
+        problems.add(
+            f"{where}.sigma", f"has {len(sensor.sigma)} numbers; expected {width} {meaning}"
+        )
+    if len(sensor.sigma_floor) != width:
+        problems.add(
+            f"{where}.sigma_floor",
+            f"has {len(sensor.sigma_floor)} numbers; expected 1 or {width} {meaning}",
+        )
+    if not sensor.sigma and sensor.covariance == "fixed":
+        reason = (
+            "a PoseStamped carries no noise"
+            if sensor.type == "pose_stamped"
+            else "covariance is 'fixed'"
+        )
+        problems.add(
+            f"{where}.sigma", f"is required ({reason}): {width} standard deviations {meaning}"
+        )
+    if not sensor.sigma and sensor.on_zero_covariance == "use_fixed":
+        problems.add(f"{where}.on_zero_covariance", "is 'use_fixed' but sigma is not set")
+    if 0.0 < sensor.gate_probability < 0.5:
+        text = f"got {sensor.gate_probability:g}; expected 0 (off) or 0.5..0.999999"
+        problems.add(f"{where}.gate_probability", text)
+
+
+def _check_landmarks(sensor: SensorConfig, problems: Problems) -> None:
+    """Cameras know their calibration; other sensors have none."""
+    where = f"sensor.{sensor.name}"
+    camera = sensor.camera
+    if sensor.type == "landmarks":
+        if not sensor.camera_info_topic and not camera.calibration_file:
+            text = "a landmarks sensor needs intrinsics: set this or camera.calibration_file"
+            problems.add(f"{where}.camera_info_topic", text)
+        if len(camera.extrinsic_sigma) != 6:
+            problems.add(
+                f"{where}.camera.extrinsic_sigma",
+                f"has {len(camera.extrinsic_sigma)} numbers; expected 6",
+            )
+        return
+    used = {
+        "camera_info_topic": bool(sensor.camera_info_topic),
+        "camera.calibration_file": bool(camera.calibration_file),
+        "camera.estimate_extrinsic": camera.estimate_extrinsic,
+        "landmarks.map_file": bool(sensor.landmarks.map_file) and sensor.type != "range_bearing",
+    }
+    for name in (name for name, is_set in used.items() if is_set):
+        problems.add(f"{where}.{name}", f"does not apply to type '{sensor.type}'")
+
+
+def _check_use(sensor: SensorConfig, track: TrackConfig, problems: Problems) -> None:
+    """Whether the sensor can be used as it is asked to be."""
+    where = f"sensor.{sensor.name}"
+    if len(sensor.extrinsic) != 6:
+        problems.add(
+            f"{where}.extrinsic",
+            f"has {len(sensor.extrinsic)} numbers; expected 6 (x y z roll pitch yaw)",
+        )
+    if sensor.differential and sensor.type not in DIFFERENTIAL_TYPES:
+        problems.add(
+            f"{where}.differential",
+            f"does not apply to type '{sensor.type}'; only to pose and odometry",
+        )
+    if sensor.ignition and not sensor.enabled:
+        problems.add(f"{where}.ignition", "is set on a sensor that is not enabled")
+    elif sensor.ignition and sensor.type != "landmarks" and not sensor.measures_pose(track):
+        text = "a sensor that starts a track measures its whole pose absolutely; this one does not"
+        problems.add(f"{where}.ignition", text)
+
+
+def _check_topics(sensor: SensorConfig, outputs: tuple[str, ...], problems: Problems) -> None:
+    """An estimator that reads its own output believes itself."""
+    for name in ("topic", "camera_info_topic"):
+        topic = getattr(sensor, name)
+        if topic in outputs:
+            text = f"'{topic}' is one of the estimator's own outputs; remap one of them"
+            problems.add(f"sensor.{sensor.name}.{name}", text)
+
+
+def _check_start(track: TrackConfig, config: EstimatorConfig, problems: Problems) -> None:
+    """A track has a sensor that can start it, or a prior."""
+    if track.init.mode != "first_measurement":
+        return
+    own = [sensor for sensor in config.sensors if sensor.track == track.name]
+    if any(sensor.ignition for sensor in own):
+        return
+    have = (
+        ", ".join(f"{s.name} ({s.type}{', differential' if s.differential else ''})" for s in own)
+        or "none"
+    )
+    text = (
+        f"nothing absolute starts this track (its sensors: {have}); add an absolute pose sensor "
+        f"of all its axes or set "
+        f"track.{track.name}.init.mode: params with init.pose and init.sigma"
+    )
+    problems.add(f"track.{track.name}", text)

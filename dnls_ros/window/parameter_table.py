@@ -1,0 +1,253 @@
+"""The one table of parameters: declared by the node, checked against, printed as documentation.
+
+ A row says name, type, default, unit, allowed values, whether it may change while the estimator
+runs, and what it means. Names in ``TRACK`` and ``SENSOR`` are relative to their block: the row
+``sigma`` of sensor ``gps`` is the parameter ``sensor.gps.sigma``. What depends on more than one
+row (lengths, required combinations) is checked in ``dnls_ros.window.parameter_checks``; seconds,
+metres and radians are as written in the unit column.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+Value = bool | int | float | str | tuple[float, ...] | tuple[str, ...]
+
+NAME = r"[a-z][a-z0-9_]*"
+FRAME = r"[^/\s]\S*"
+TOPIC = r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*"
+PATH_ROWS = ("landmarks.map_file", "camera.calibration_file")
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval of numbers; ``open`` excludes the lower end."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        """Whether a number lies in the interval."""
+        above = value > self.low if self.open else value >= self.low
+        return above and value <= self.high
+
+    def __str__(self) -> str:
+        """The interval as people write it: ``0.1..60``, ``> 0``."""
+        if math.isinf(self.high):
+            return f"{'>' if self.open else '>='} {self.low:g}"
+        return f"{'above ' if self.open else ''}{self.low:g}..{self.high:g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter.
+
+    Attributes:
+        name: Dotted name, relative to its block.
+        type: ``bool``, ``int``, ``double``, ``string``, ``double[]`` or ``string[]``.
+        default: Value when nothing is given; None means that it must be given.
+        meaning: One sentence.
+        unit: Unit of the number or of each entry.
+        range: Allowed numbers (of each entry).
+        choices: Allowed words (of each entry).
+        pattern: Regular expression that the whole word (or each entry) matches.
+        dynamic: Whether the value may change while the estimator runs.
+    """
+
+    name: str
+    type: str
+    default: Value | None
+    meaning: str
+    unit: str = ""
+    range: Range | None = None
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    dynamic: bool = False
+
+
+POSITIVE = Range(0.0, open=True)
+POSE_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
+TWIST_AXES = ("vx", "vy", "vz", "vroll", "vpitch", "vyaw")
+RANGE_AXES = ("range", "bearing")
+
+INIT = (
+    Row("init.mode", "string", "first_measurement", "where the first pose comes from",
+        choices=("first_measurement", "params")),
+    Row("init.pose", "double[]", (0.0,) * 6, "x y z roll pitch yaw; x y yaw for se2",
+        unit="m, rad"),
+    Row("init.sigma", "double[]", (0.01, 0.01, 0.01, 0.02, 0.02, 0.02),
+        "standard deviations of init.pose, same length", unit="m, rad", range=POSITIVE),
+)  # fmt: skip
+
+NODE: tuple[Row, ...] = (
+    Row("autostart", "bool", True,
+        "configure and activate without waiting for a lifecycle manager"),
+    Row("world_frame", "string", "world", "frame in which poses are published", pattern=FRAME),
+    Row("map_frame", "string", "map", "frame of absolute sensors (REP-105)", pattern=FRAME),
+    Row("odom_frame", "string", "odom", "frame of drifting odometry (REP-105)", pattern=FRAME),
+    Row("base_link_frame", "string", "base_link", "the robot's body frame (REP-105)",
+        pattern=FRAME),
+    Row("sensors", "string[]", (), "names of the sensors; each has a block sensor.<name>",
+        pattern=NAME),
+    Row("tracks", "string[]", ("object",),
+        "names of the estimated bodies; track.<name> configures one", pattern=NAME),
+    Row("device", "string", "auto",
+        "where the window is solved; auto probes once and says what it chose",
+        pattern=r"auto|cpu|cuda(:\d+)?"),
+    Row("dtype", "string", "float64", "number type of the solver", choices=("float64", "float32")),
+    Row("num_threads", "int", 2, "threads of one solve", range=Range(1, 64)),
+    Row("seed", "int", 0, "seed of everything random", range=Range(0)),
+    Row("deterministic", "bool", False,
+        "no time budget, no result that depends on the wall clock"),
+    Row("window.duration", "double", 2.0, "lag: older states are marginalized", unit="s",
+        range=Range(0.1, 60.0)),
+    Row("window.max_states", "int", 200,
+        "states per track before the oldest is marginalized early", range=Range(4, 5000)),
+    Row("window.max_landmarks", "int", 200, "landmarks kept in window and prior",
+        range=Range(0, 10000)),
+    Row("window.state_policy", "string", "on_sensor",
+        "a state per measurement stamp, or at a fixed rate", choices=("on_sensor", "fixed_rate")),
+    Row("window.state_rate", "double", 30.0, "rate of states under fixed_rate", unit="Hz",
+        range=Range(1.0, 500.0)),
+    Row("window.min_state_gap", "double", 0.001, "measurements closer than this share a state",
+        unit="s", range=Range(0.0, 0.1)),
+    Row("window.max_gap", "double", 0.5,
+        "a longer gap between states cuts or inflates the motion factor", unit="s",
+        range=Range(0.05, 10.0)),
+    Row("window.marginalization", "string", "schur",
+        "what becomes of old states; drop forgets them", choices=("schur", "drop")),
+    Row("window.prior_fej", "bool", False,
+        "linearize at first estimates what touches the marginal prior"),
+    Row("history.duration", "double", 60.0, "how long solved poses are kept for the path",
+        unit="s", range=Range(0.0, 3600.0)),
+    Row("solver.trigger", "string", "rate",
+        "solve at multiples of 1/rate of data time, or per measurement",
+        choices=("rate", "measurement")),
+    Row("solver.rate", "double", 20.0, "solves per second of data time", unit="Hz",
+        range=Range(0.5, 500.0), dynamic=True),
+    Row("solver.max_iterations", "int", 10, "iterations of one solve", range=Range(1, 200),
+        dynamic=True),
+    Row("solver.time_budget", "double", 0.035,
+        "stop iterating after this long (at most 1/rate; ignored when deterministic)", unit="s",
+        range=Range(0.001, 10.0), dynamic=True),
+    Row("solver.lambda_init", "double", 1e-5, "first damping", range=POSITIVE, dynamic=True),
+    Row("solver.lambda_factor", "double", 10.0, "growth of the damping after a rejected step",
+        range=Range(1.0, open=True), dynamic=True),
+    Row("solver.lambda_max", "double", 1e7, "damping at which a solve gives up", range=POSITIVE,
+        dynamic=True),
+    Row("solver.cost_tolerance", "double", 1e-6, "converged when the cost falls by less, relative",
+        range=Range(0.0, 1.0), dynamic=True),
+    Row("solver.step_tolerance", "double", 1e-7, "converged when the step is smaller",
+        range=Range(0.0, 1.0), dynamic=True),
+    Row("solver.gradient_tolerance", "double", 1e-8, "converged when the gradient is smaller",
+        range=Range(0.0, 1.0), dynamic=True),
+    Row("solver.linear_solver", "string", "auto", "how the normal equations are solved",
+        choices=("auto", "sparse_cpu", "dense_cpu", "sparse_cuda", "dense_cuda")),
+    Row("solver.covariance", "string", "on_demand", "when marginal covariances are computed",
+        choices=("off", "on_demand", "always"), dynamic=True),
+    Row("solver.covariance_rate", "double", 10.0, "most covariances per second", unit="Hz",
+        range=Range(0.0, 100.0), dynamic=True),
+    Row("time.stamp_future_limit", "double", 0.1, "stamps further ahead of the clock are rejected",
+        unit="s", range=Range(0.0, 10.0), dynamic=True),
+    *INIT,
+    Row("gate.reopen_after", "double", 1.0,
+        "a sensor gated for this long is believed again; 0 = never", unit="s",
+        range=Range(0.0, 3600.0), dynamic=True),
+    Row("gate.reopen_inflation", "double", 10.0,
+        "factor on its covariance while it is being believed again", range=Range(1.0),
+        dynamic=True),
+    Row("publish.path_rate", "double", 5.0, "path messages per second; 0 = none", unit="Hz",
+        range=Range(0.0, 100.0), dynamic=True),
+    Row("publish.path_max_poses", "int", 1000, "poses in a path message", range=Range(2, 100000),
+        dynamic=True),
+    Row("health.max_prediction", "double", 0.5, "furthest extrapolation past the newest state",
+        unit="s", range=Range(0.0, 10.0), dynamic=True),
+    Row("log.throttle", "double", 5.0, "shortest time between two log lines of one kind", unit="s",
+        range=Range(0.1, 60.0), dynamic=True),
+    Row("output_dir", "string", "~/.ros/dnls", "directory of files that are written", unit="path"),
+)  # fmt: skip
+
+TRACK: tuple[Row, ...] = (
+    Row("manifold", "string", "se2", "se2: a body on a plane; se3: a body in space",
+        choices=("se2", "se3")),
+    Row("child_frame", "string", "", "frame of the body; default: the track's name",
+        pattern=FRAME + "|"),
+    Row("parent_frame", "string", "", "frame of its poses; default: world_frame",
+        pattern=FRAME + "|"),
+    Row("motion", "string", "constant_velocity", "what ties consecutive states together",
+        choices=("none", "static", "random_walk", "constant_velocity")),
+    Row("motion_sigma", "double[]", (),
+        "noise density, one number per degree of freedom: of the pose for static and random_walk "
+        "(default 0.001), of the velocity for constant_velocity (default 0.5)",
+        unit="m, rad per √s; m/s, rad/s per √s", range=POSITIVE),
+    Row("publish", "bool", True, "whether its topics are published"),
+    *INIT,
+)  # fmt: skip
+
+SENSOR: tuple[Row, ...] = (
+    Row("type", "string", None, "kind of measurement",
+        choices=("pose", "pose_stamped", "odometry", "twist", "landmarks", "range_bearing",
+                 "relative_pose")),
+    Row("track", "string", "", "track that is measured; default: the first"),
+    Row("topic", "string", None, "topic that is read", pattern=TOPIC),
+    Row("qos.reliability", "string", "best_effort", "best_effort matches every publisher",
+        choices=("best_effort", "reliable")),
+    Row("qos.depth", "int", 10, "messages kept before the executor takes them",
+        range=Range(1, 5000)),
+    Row("enabled", "bool", True, "false: every message is counted as SENSOR_DISABLED",
+        dynamic=True),
+    Row("differential", "bool", False,
+        "use the motion between two messages instead of the pose itself"),
+    Row("axes", "string[]", (), "measured axes; default: all of the type that the manifold has",
+        choices=(*POSE_AXES, *TWIST_AXES, *RANGE_AXES)),
+    Row("covariance", "string", "message",
+        "whose noise is believed: the message's, sigma, or the message's scaled",
+        choices=("message", "fixed", "scaled")),
+    Row("sigma", "double[]", (),
+        "standard deviation per axis; for a differential sensor a density per √s [m/√s, rad/√s]; "
+        "for landmarks one number [px], default 1",
+        unit="m, rad, m/s, rad/s, px", range=POSITIVE, dynamic=True),
+    Row("sigma_floor", "double[]", (1e-4,),
+        "least standard deviation: one number, or one per axis", unit="as sigma", range=POSITIVE,
+        dynamic=True),
+    Row("covariance_scale", "double", 1.0, "factor on the message's covariance when scaled",
+        range=POSITIVE, dynamic=True),
+    Row("on_zero_covariance", "string", "",
+        "all-zero covariance: take sigma or reject; default: use_fixed if sigma is set, else "
+        "reject",
+        choices=("use_fixed", "reject", "")),
+    Row("robust", "string", "none", "robust loss",
+        choices=("none", "huber", "cauchy", "geman_mcclure", "tukey", "welsch"), dynamic=True),
+    Row("robust_scale", "double", 1.345, "whitened residual at which the loss bends", unit="σ",
+        range=POSITIVE, dynamic=True),
+    Row("gate_probability", "double", 0.0,
+        "χ² probability of the gate; 0 = off, else 0.5..0.999999", range=Range(0.0, 0.999999),
+        dynamic=True),
+    Row("stamp_source", "string", "header", "the message's stamp or its arrival",
+        choices=("header", "arrival")),
+    Row("stamp_offset", "double", 0.0, "added to every stamp", unit="s", range=Range(-5.0, 5.0),
+        dynamic=True),
+    Row("frame_override", "string", "", "replaces header.frame_id", pattern=FRAME + "|"),
+    Row("target_frame", "string", "", "measured body frame; default: the track's child_frame",
+        pattern=FRAME + "|"),
+    Row("expected_rate", "double", 0.0, "declared rate; 0 = undeclared", unit="Hz",
+        range=Range(0.0, 10000.0), dynamic=True),
+    Row("throttle", "double", 0.0, "least data time between two used measurements", unit="s",
+        range=Range(0.0, 3600.0), dynamic=True),
+    Row("ignition", "bool", False,
+        "may start its track; if no sensor of a track says so, every absolute pose sensor may"),
+    Row("extrinsic", "double[]", (0.0,) * 6, "body_T_sensor as x y z roll pitch yaw",
+        unit="m, rad"),
+    Row("landmarks.map_file", "string", "",
+        "landmark map (YAML: sizes, poses, boards); default: estimate them", unit="path"),
+    Row("camera_info_topic", "string", "", "CameraInfo of a landmarks sensor",
+        pattern=f"({TOPIC})|"),
+    Row("camera.calibration_file", "string", "",
+        "ROS camera-calibration YAML instead of CameraInfo", unit="path"),
+    Row("camera.estimate_extrinsic", "bool", False,
+        "estimate body_T_sensor, starting from extrinsic"),
+    Row("camera.extrinsic_sigma", "double[]", (0.05, 0.05, 0.05, 0.05, 0.05, 0.05),
+        "prior on an estimated extrinsic", unit="m, rad", range=POSITIVE),
+)  # fmt: skip
