@@ -1,0 +1,49 @@
+# Everything here sets itself up on a fresh Debian 12 or Ubuntu 24.04 with Python >= 3.11; no ROS and no GPU needed.
+#   make demo       simulate, replay, run the live node, write out/demo/report.html
+#   make test       the test suite (make test-all: the slow ones too)
+#   make check      format, lint, types
+#   make colcon     the same package built and tested by colcon in an environment of its own
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format colcon clean
+
+VENV := .venv
+READY := $(VENV)/.ready
+# Definitions of the package, not its Python files: from the checkout those are used as they are.
+INPUTS := constraints.txt pyproject.toml setup.py CMakeLists.txt package.xml scripts/setup.sh \
+          $(wildcard msg/*.msg srv/*.srv interfaces/*/msg/*.msg interfaces/*/CMakeLists.txt)
+RUN := $(VENV)/bin/python -m
+
+help:
+	@sed -n '2,5s/^#   //p' Makefile
+
+setup: $(READY)
+
+$(READY): $(INPUTS)
+	scripts/setup.sh $(VENV)
+	@touch $@
+
+demo: $(READY)
+	$(RUN) dnls_ros.cli demo --out out/demo
+
+test: $(READY)
+	$(RUN) pytest -m "not slow and not bench"
+
+test-all: $(READY)
+	$(RUN) pytest -m "not bench"
+
+check: $(READY)
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) pyright --pythonpath $(VENV)/bin/python
+
+format: $(READY)
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+colcon: $(READY)
+	scripts/colcon.sh
+
+clean:
+	rm -rf .venv .venv-colcon build dist out *.egg-info .pytest_cache .ruff_cache .hypothesis
