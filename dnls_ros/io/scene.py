@@ -1,8 +1,9 @@
-"""The simulated world as plain data: a room with tags, a route, and how well each sensor sees them.
+"""The simulated world as plain data: a room with tags, a route, and the sensors' quality.
 
-A scene is read from YAML (``config/demo_scene.yaml`` is the demo's) and never changes. A tag's own frame is seen by a
-viewer in front of it as x to the right, y up, z out of the wall towards the viewer; with it the corners that the
-AprilTag 3 detector reports (bottom left first, then counter-clockwise) are (-s,-s) (s,-s) (s,s) (-s,s), s = size/2.
+A scene is read from YAML (``config/demo_scene.yaml`` is the demo's) and never changes. A tag's own
+frame is seen by a viewer in front of it as x to the right, y up, z out of the wall towards the
+viewer; with it the corners that the AprilTag 3 detector reports (bottom left first, then
+counter-clockwise) are (-s,-s) (s,-s) (s,s) (-s,s), s = size/2.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
+from dnls_ros.io.files import read_yaml
 
 Array = NDArray[np.float64]
 
@@ -130,7 +131,7 @@ class AbsoluteSensor:
 
 @dataclass(frozen=True, eq=False)
 class Tag:
-    """One tag: edge length of the black square [m] and world_T_tag as position (3,) and rotation (3, 3)."""
+    """One tag: edge of the black square [m], world_T_tag as position (3,), rotation (3, 3)."""
 
     id: int
     size: float
@@ -182,10 +183,7 @@ def load_scene(path: str | Path | None = None) -> Scene:
         DnlsError: a key is missing, unknown or has a value of the wrong shape.
     """
     source = default_scene_path() if path is None else Path(path)
-    try:
-        tree = yaml.safe_load(source.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UnreadableInputError(f"scene file {source}: {error}") from error
+    tree = read_yaml(source)
     try:
         return _scene(tree)
     except KeyError as error:

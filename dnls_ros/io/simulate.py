@@ -1,9 +1,10 @@
 """A robot that drives laps on a plane, and what its sensors say about it.
 
-The simulator is the estimator's opponent: it shares no residual, camera or Lie-group code with it, only NumPy and
-SciPy. Truth is a smooth closed curve known at any time. Each sensor draws from its own random stream, so that one
-sensor's settings do not change another's noise. What a covariance claims is what the noise is: the absolute poses' and the
-corners' exactly, the odometry's with its biases and slips counted as if they were white.
+The simulator is the estimator's opponent: it shares no residual, camera or Lie-group code with it,
+only NumPy and SciPy. Truth is a smooth closed curve known at any time. Each sensor draws from its
+own random stream, so that one sensor's settings do not change another's noise. What a covariance
+claims is what the noise is: the absolute poses' and the corners' exactly, the odometry's with its
+biases and slips counted as if they were white.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ START_STAMP = (
 
 @dataclass(frozen=True, eq=False)
 class OdometryLog:
-    """Planar odometry: poses (n, 3) = (x, y, yaw) in the odom frame and twists (n, 3) = (vx, vy, yaw rate).
+    """Planar odometry: poses (n, 3) = (x, y, yaw) and twists (n, 3) = (vx, vy, yaw rate).
 
-    ``pose_covariances`` (n, 3, 3) are in fixed odom axes, ``twist_covariance`` (3, 3) in body axes. The twist of a message is
-    the mean over the interval that ends at its stamp; the first one repeats the second.
+    Poses are in the odom frame, ``pose_covariances`` (n, 3, 3) in its fixed axes,
+    ``twist_covariance`` (3, 3) in body axes. The twist of a message is the mean over the interval
+    that ends at its stamp; the first one repeats the second.
     """
 
     stamps: Stamps
@@ -67,7 +69,11 @@ class AbsoluteLog:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One simulated run. ``truth`` (n, 3) = (x, y, yaw) holds the truth rate's stamps and every sensor stamp."""
+    """One simulated run.
+
+    ``truth`` (n, 3) = (x, y, yaw) at ``truth_stamps``: the regular grid ``truth_grid`` and every
+    sensor's stamps.
+    """
 
     seed: int
     duration: float
@@ -75,13 +81,14 @@ class Recording:
     odometry: OdometryLog
     images: ImageLog
     absolute: AbsoluteLog
+    truth_grid: Stamps
     truth_stamps: Stamps
     truth: Array
 
 
 @dataclass(frozen=True, eq=False)
 class Lap:
-    """The true motion: distance along a closed curve as a function of time, then pose from distance."""
+    """The true motion: distance along a closed curve over time, and the pose from distance."""
 
     curve: CubicSpline
     parameter_of_distance: CubicSpline
@@ -128,9 +135,8 @@ def simulate(seed: int, duration: float, scene: Scene) -> Recording:
     absolute = _absolute(lap, duration, scene, streams[3])
     grid = _stamps(_times(duration, scene.truth_rate))
     stamps = np.unique(np.concatenate([grid, odometry.stamps, images.stamps, absolute.stamps]))
-    return Recording(
-        seed, duration, scene, odometry, images, absolute, stamps, lap.at(_seconds(stamps))
-    )
+    truth = lap.at(_seconds(stamps))
+    return Recording(seed, duration, scene, odometry, images, absolute, grid, stamps, truth)
 
 
 def _times(duration: float, rate: float, phase: float = 0.0) -> Array:
@@ -151,7 +157,7 @@ def wrap(angle: Array) -> Array:
 
 
 def _mean_twists(poses: Array, interval: float) -> Array:
-    """The constant twists (n-1, 3) that carry each planar pose to the next (the plane's logarithm)."""
+    """The constant twists (n-1, 3) that carry each planar pose (n, 3) to the next."""
     step = np.diff(poses, axis=0)
     turn = wrap(step[:, 2])
     cos, sin = np.cos(poses[:-1, 2]), np.sin(poses[:-1, 2])
@@ -165,7 +171,7 @@ def _mean_twists(poses: Array, interval: float) -> Array:
 
 
 def _integrate(twists: Array, interval: float) -> Array:
-    """Planar poses (n+1, 3) from the origin by constant twists (n, 3) (the plane's exponential)."""
+    """Planar poses (n+1, 3) from the origin on by constant twists (n, 3)."""
     yaw = np.concatenate([[0.0], np.cumsum(twists[:, 2] * interval)])
     half = twists[:, 2] * interval / 2
     chord = np.sinc(half / np.pi)[:, None] * twists[:, :2] * interval
@@ -193,7 +199,7 @@ def _slip_mask(
 
 
 def _biases(sensor: OdometrySensor, random: np.random.Generator) -> tuple[float, float]:
-    """This recording's forward scale error and yaw-rate bias [rad/s]: typical size, random sign."""
+    """This recording's forward scale error and yaw-rate bias [rad/s], of random sign."""
     signs = random.choice([-1.0, 1.0], size=2)
     spread = random.uniform(0.8, 1.2, size=2)
     scale_error, bias = signs * spread * [sensor.scale_error, sensor.yaw_bias]
@@ -201,7 +207,7 @@ def _biases(sensor: OdometrySensor, random: np.random.Generator) -> tuple[float,
 
 
 def _claimed_twist_covariance(sensor: OdometrySensor, speed: float) -> Array:
-    """The mean square error (3, 3) of one message's twist: noise, and biases and slips as if they were white."""
+    """The mean square error (3, 3) of a twist: noise, with biases and slips as if white."""
     slip = sensor.slip
     share = slip.duration / (slip.duration + slip.mean_interval)
     bias = np.array([sensor.scale_error * speed, 0.0, sensor.yaw_bias])
@@ -277,7 +283,7 @@ def _detect(pose: Array, scene: Scene, random: np.random.Generator) -> tuple[Det
         pixels = _visible_corners(tag, world_R_camera, world_p_camera, camera)
         if pixels is None:
             continue
-        # Drawn for every visible tag, so that one missed tag does not change the noise of the others.
+        # Drawn for every visible tag: one missed tag does not change the noise of the others.
         noise, luck = random.normal(0.0, camera.corner_sigma, (4, 2)), random.uniform()
         if luck >= camera.miss_probability:
             found.append(Detection(tag.id, pixels + noise, _shortest_side(pixels)))
@@ -292,7 +298,7 @@ def _visible_corners(
     if tag.rotation[:, 2] @ sight <= np.cos(camera.max_view) * np.linalg.norm(sight):
         return None
     points = (tag.corners() - position) @ rotation
-    # Far outside the image the distortion polynomial folds back; such points must not appear inside.
+    # Far outside the image the distortion polynomial folds back into it.
     if np.any(points[:, 2] < 0.1) or np.any(np.abs(points[:, :2]) > 1.1 * points[:, 2:]):
         return None
     pixels = project(points, camera)

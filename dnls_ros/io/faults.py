@@ -1,0 +1,283 @@
+"""Faults on demand: what goes wrong between a sensor and the estimator.
+
+A fault is written ``kind:target:key=value,…``, for example ``drop:odom:p=0.1``; the target is a
+topic, a sensor name that the caller maps to a topic, or ``*`` for every topic. The same faults
+serve simulated recordings and replays: records come in order of receive time and leave in order of
+receive time, each fault draws from its own seeded stream, and messages are changed by copying.
+
+    drop       p         the message is lost
+    delay      s         every message is received s [s] later; its header stamp stays
+    reorder    p, s      the message is received s [s] later, behind its successors
+    duplicate  p         the message is received twice
+    nan        p         all measured numbers of the message, not its covariances, become NaN
+    outliers   p, scale  measured values get noise of ``scale`` of their own standard deviations,
+                         tag corners of ``scale`` pixels
+    time_jump  at, s     header stamps move by s [s] from ``at`` [s] after the first record on
+
+``p`` is the probability that it happens to a message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dnls_ros.errors import DnlsError
+from dnls_ros.io.bag import Record
+
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "drop": ("p",),
+    "delay": ("s",),
+    "reorder": ("p", "s"),
+    "duplicate": ("p",),
+    "nan": ("p",),
+    "outliers": ("p", "scale"),
+    "time_jump": ("at", "s"),
+}
+ANY_TOPIC = "*"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A parsed fault: kind, target (topic, sensor name or ``*``) and its numbers by key."""
+
+    kind: str
+    target: str
+    values: Mapping[str, float]
+
+
+def parse_fault(text: str) -> Fault:
+    """The fault that ``kind:target:key=value,…`` describes.
+
+    Raises:
+        DnlsError: the kind, a key or a value is wrong; the message lists the valid ones.
+    """
+    kind, target, pairs = _split(text)
+    values: dict[str, float] = {}
+    for pair in pairs:
+        key, _, number = (part.strip() for part in pair.partition("="))
+        if key not in KEYS[kind] or key in values:
+            raise _wrong(text, f"key '{key}' is unknown or given twice", kind)
+        values[key] = _number(text, key, number, kind)
+    missing = [key for key in KEYS[kind] if key not in values]
+    if missing:
+        raise _wrong(text, f"key '{missing[0]}' is missing", kind)
+    return Fault(kind, target, values)
+
+
+def _split(text: str) -> tuple[str, str, list[str]]:
+    parts = text.split(":", 2)
+    kind = parts[0].strip()
+    if kind not in KEYS:
+        raise _wrong(text, f"kind '{kind}' is unknown")
+    if len(parts) < 3 or not parts[1].strip():
+        raise _wrong(text, "a target or the key=value part is missing", kind)
+    return kind, parts[1].strip(), parts[2].split(",")
+
+
+def _number(text: str, key: str, number: str, kind: str) -> float:
+    try:
+        value = float(number)
+    except ValueError:
+        raise _wrong(text, f"'{number}' for key '{key}' is not a number", kind) from None
+    within = {"p": 0.0 <= value <= 1.0, "scale": value >= 0.0, "at": value >= 0.0, "s": True}[key]
+    if key == "s" and kind in ("delay", "reorder"):
+        within = value >= 0.0  # nothing is received before it is sent
+    if not np.isfinite(value) or not within:
+        raise _wrong(text, f"{key}={number} is out of range", kind)
+    return value
+
+
+def _wrong(text: str, problem: str, kind: str | None = None) -> DnlsError:
+    kinds = [kind] if kind else list(KEYS)
+    forms = ", ".join(
+        f"{name}:TOPIC:" + ",".join(f"{key}=…" for key in KEYS[name]) for name in kinds
+    )
+    return DnlsError(f"fault '{text}': {problem}; expected {forms}")
+
+
+class FaultInjector:
+    """Applies faults, in the order given, to one stream of records.
+
+    Attributes:
+        counts: For each fault, how many messages it has changed, lost, delayed or doubled so far.
+    """
+
+    def __init__(
+        self, faults: Sequence[Fault], seed: int = 0, names: Mapping[str, str] | None = None
+    ) -> None:
+        """Prepares the faults.
+
+        Args:
+            faults: From ``parse_fault``.
+            seed: Every fault's own random stream derives from it and from the fault's place in the
+                list.
+            names: Every valid target and its topic; sensor names and topics. None accepts any
+                topic.
+
+        Raises:
+            DnlsError: a fault's target is none of ``names``.
+        """
+        self.faults = tuple(faults)
+        self.counts = [0] * len(self.faults)
+        self._topics = [_resolve(fault, names) for fault in self.faults]
+        self._randoms = [np.random.default_rng([seed, k]) for k in range(len(self.faults))]
+
+    def apply(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The records as the estimator receives them, in order of receive time.
+
+        Args:
+            records: In order of receive time; read one by one, so that a long recording is never
+                held in memory.
+        """
+        waiting: list[tuple[int, int, Record]] = []
+        first_stamp: int | None = None
+        pushed = 0
+        for record in records:
+            first_stamp = record.receive_stamp if first_stamp is None else first_stamp
+            while waiting and waiting[0][0] < record.receive_stamp:
+                yield heapq.heappop(waiting)[2]
+            for received in self._through_all(record, first_stamp):
+                heapq.heappush(waiting, (received.receive_stamp, pushed, received))
+                pushed += 1
+        while waiting:
+            yield heapq.heappop(waiting)[2]
+
+    def _through_all(self, record: Record, first_stamp: int) -> list[Record]:
+        current = [record]
+        for k, fault in enumerate(self.faults):
+            if self._topics[k] not in (ANY_TOPIC, _bare(record.topic)):
+                continue
+            current = [
+                received
+                for one in current
+                for received in self._through(k, fault, one, first_stamp)
+            ]
+        return current
+
+    def _through(self, k: int, fault: Fault, record: Record, first_stamp: int) -> list[Record]:
+        random, values = self._randoms[k], fault.values
+        if random.uniform() >= values.get("p", 1.0):
+            return [record]
+        if fault.kind == "time_jump" and record.receive_stamp < first_stamp + _ns(values["at"]):
+            return [record]
+        self.counts[k] += 1
+        if fault.kind == "drop":
+            return []
+        if fault.kind == "duplicate":
+            return [record, record]
+        if fault.kind in ("delay", "reorder"):
+            later = record.receive_stamp + _ns(values["s"])
+            return [dataclasses.replace(record, receive_stamp=later)]
+        return [dataclasses.replace(record, message=_changed(fault, record.message, random))]
+
+
+def _changed(fault: Fault, message: Any, random: np.random.Generator) -> Any:
+    if fault.kind == "nan":
+        return _with_numbers(message, lambda value: np.nan)
+    if fault.kind == "outliers":
+        return _with_outliers(message, fault.values["scale"], random)
+    return shift_stamp(message, _ns(fault.values["s"]))
+
+
+def _resolve(fault: Fault, names: Mapping[str, str] | None) -> str:
+    if fault.target == ANY_TOPIC or names is None:
+        return _bare(fault.target)
+    by_name = {_bare(name): topic for name, topic in names.items()}
+    if _bare(fault.target) not in by_name:
+        known = ", ".join(sorted(names)) or "none"
+        raise DnlsError(
+            f"fault '{fault.kind}:{fault.target}': no such sensor or topic; "
+            f"known: {known}, or * for all"
+        )
+    return _bare(by_name[_bare(fault.target)])
+
+
+def _bare(topic: str) -> str:
+    return topic.lstrip("/")
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def shift_stamp(message: Any, nanoseconds: int) -> Any:
+    """A copy whose header stamp is moved; a message without a header comes back as it is."""
+    header = getattr(message, "header", None)
+    if header is None:
+        return message
+    moved = max(0, header.stamp.sec * 10**9 + header.stamp.nanosec + nanoseconds)
+    stamp = dataclasses.replace(header.stamp, sec=moved // 10**9, nanosec=moved % 10**9)
+    return dataclasses.replace(message, header=dataclasses.replace(header, stamp=stamp))
+
+
+def _with_numbers(value: Any, change: Callable[[float], float], name: str = "") -> Any:
+    """A copy in which every floating-point number outside header and covariance is changed."""
+    if name in ("header", "covariance"):
+        return value
+    if isinstance(value, float):
+        return change(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        changed = [change(number) for number in value.ravel().tolist()]
+        return np.array(changed, dtype=value.dtype).reshape(value.shape)
+    if isinstance(value, list | np.ndarray) and len(value) and dataclasses.is_dataclass(value[0]):
+        return [_with_numbers(item, change) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        changed = {key: _with_numbers(item, change, key) for key, item in fields.items()}
+        return dataclasses.replace(value, **changed)
+    return value
+
+
+def _with_outliers(message: Any, scale: float, random: np.random.Generator) -> Any:
+    """A copy whose values are off by ``scale`` standard deviations, or pixels for corners."""
+    if hasattr(message, "detections"):
+        thrown = [_throw_tag(one, scale, random) for one in message.detections]
+        return dataclasses.replace(message, detections=thrown)
+    parts = {
+        name: _throw(getattr(message, name), scale, random)
+        for name in ("pose", "twist")
+        if hasattr(getattr(message, name, None), "covariance")
+    }
+    return dataclasses.replace(message, **parts) if parts else message
+
+
+def _throw_tag(detection: Any, scale: float, random: np.random.Generator) -> Any:
+    shift = random.normal(0.0, scale, (len(detection.corners), 2)).tolist()
+    corners = [
+        dataclasses.replace(corner, x=corner.x + dx, y=corner.y + dy)
+        for corner, (dx, dy) in zip(detection.corners, shift, strict=True)
+    ]
+    return dataclasses.replace(detection, corners=corners)
+
+
+def _throw(part: Any, scale: float, random: np.random.Generator) -> Any:
+    """A PoseWithCovariance or TwistWithCovariance thrown off by ``scale`` sigmas."""
+    sigma = np.sqrt(np.maximum(np.asarray(part.covariance).reshape(6, 6).diagonal(), 0.0))
+    noise = (scale * sigma * random.normal(size=6)).tolist()
+    if hasattr(part, "twist"):
+        twist = dataclasses.replace(
+            part.twist,
+            linear=_moved(part.twist.linear, noise[:3]),
+            angular=_moved(part.twist.angular, noise[3:]),
+        )
+        return dataclasses.replace(part, twist=twist)
+    q = part.pose.orientation
+    turned = Rotation.from_rotvec(noise[3:]) * Rotation.from_quat([q.x, q.y, q.z, q.w])
+    x, y, z, w = turned.as_quat().tolist()
+    pose = dataclasses.replace(
+        part.pose,
+        position=_moved(part.pose.position, noise[:3]),
+        orientation=dataclasses.replace(q, x=x, y=y, z=z, w=w),
+    )
+    return dataclasses.replace(part, pose=pose)
+
+
+def _moved(vector: Any, by: Sequence[float]) -> Any:
+    return dataclasses.replace(vector, x=vector.x + by[0], y=vector.y + by[1], z=vector.z + by[2])
