@@ -28,7 +28,7 @@ from dnls_ros.window.parameter_blocks import (
 )
 from dnls_ros.window.parameter_checks import check_configuration
 from dnls_ros.window.parameter_file import flatten, read_file, ros_parameters
-from dnls_ros.window.parameter_table import NODE, SENSOR, TRACK, Row, Value
+from dnls_ros.window.parameter_table import NODE, PATH_ROWS, SENSOR, TRACK, Row, Value
 
 DEFAULT_NODE = "dnls_estimator"
 ROS_OWN = ("use_sim_time", "start_type_description_service", "qos_overrides")
@@ -199,9 +199,23 @@ def flat(config: EstimatorConfig) -> dict[str, Any]:
 
 
 def config_hash(config: EstimatorConfig) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of all parameters in canonical form."""
-    text = json.dumps(flat(config), sort_keys=True, ensure_ascii=True)
+    """The first 16 hexadecimal digits of the SHA-256 of all parameters in canonical form.
+
+    A file counts by its content: the same configuration has the same hash on every machine.
+    """
+    values = {d.name: _content(d.value) if _is_file(d) else d.value for d in declared(config)}
+    text = json.dumps(values, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_file(declaration: Declaration) -> bool:
+    """Whether the value is the path of a file that was found."""
+    return declaration.row.name in PATH_ROWS and bool(declaration.value)
+
+
+def _content(path: str) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _declarations(config: EstimatorConfig) -> Iterator[Declaration]:
