@@ -1,0 +1,1 @@
+"""Recordings, trajectories, messages and files: all that the package reads and writes."""
