@@ -1,0 +1,164 @@
+"""SE(3): rigid motions of space, stored as (x, y, z, qx, qy, qz, qw), tangent (v, ω)."""
+
+
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from dnls_ros.lie import series
+from dnls_ros.lie.manifold import LieGroup, eye_like, register_group
+from dnls_ros.lie.se2 import SE2
+from dnls_ros.lie.series import cross, squared_norm
+from dnls_ros.lie.so2 import SO2
+from dnls_ros.lie.so3 import SO3, conjugate, multiply, rotate, shortest, transposed_matrix
+
+
+def _block_upper(diagonal: Tensor, corner: Tensor) -> Tensor:
+    """[[diagonal, corner], [0, diagonal]], (…, 3, 3) → (…, 6, 6)."""
+    low = torch.cat([torch.zeros_like(diagonal), diagonal], -1)
+    return torch.cat([torch.cat([diagonal, corner], -1), low], -2)
+
+
+@register_group
+@dataclass(frozen=True, eq=False)
+class SE3(LieGroup):
+    """Rigid motions of space.
+
+    SE(3) is SO(3) over dual numbers: ad(v, ω) = [[[ω]×, [v]×], [0, [ω]×]] is [ω + εv]×. A function of
+    ad is therefore that of [ω]× with its derivative along v in the corner, which turns the
+    polynomials of degree 2 of SO(3) into ones of degree 4 whose new coefficients are derivatives of
+    the old.
+
+    Attributes:
+        xyz_xyzw: (*batch, 7): translation [m], then the unit quaternion.
+    """
+
+    xyz_xyzw: Tensor
+
+    tangent_dim = 6
+    storage_dim = 7
+    identity_storage = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.xyz_xyzw
+
+    @property
+    def translation(self) -> Tensor:
+        """(*batch, 3) [m]."""
+        return self.xyz_xyzw[..., :3]
+
+    @property
+    def rotation(self) -> SO3:
+        """The rotation part."""
+        return SO3(self.xyz_xyzw[..., 3:])
+
+    @classmethod
+    def from_parts(cls, rotation: SO3, translation: Tensor) -> Self:
+        """The motion p ↦ rotation · p + translation."""
+        batch = torch.broadcast_shapes(rotation.batch_shape, translation.shape[:-1])
+        return cls(torch.cat([translation.expand(*batch, 3), rotation.xyzw.expand(*batch, 4)], -1))
+
+    @staticmethod
+    def exp(delta: Tensor) -> SE3:
+        v, w = delta[..., :3], delta[..., 3:]
+        half_sine, half_cosine, b, c = series.screw(squared_norm(w)).split(1, -1)
+        turned = cross(w, v)
+        translation = torch.addcmul(torch.addcmul(v, b, turned), c, cross(w, turned))
+        return SE3(torch.cat([translation, half_sine * w, half_cosine], -1))
+
+    def log(self) -> Tensor:
+        p, q = self.xyz_xyzw[..., :3], shortest(self.xyz_xyzw[..., 3:])
+        u = q[..., :3]
+        k = series.screw_log(squared_norm(u), q[..., 3:])
+        w = k[..., :1] * u
+        turned = cross(w, p)
+        v = torch.addcmul(torch.add(p, turned, alpha=-0.5), k[..., 1:], cross(w, turned))
+        return torch.cat([v, w], -1)
+
+    @staticmethod
+    def ad(delta: Tensor) -> Tensor:
+        hats = cross(eye_like(3, delta), delta.unflatten(-1, (2, 1, 3)))
+        return _block_upper(hats[..., 1, :, :], hats[..., 0, :, :])
+
+    @staticmethod
+    def right_jacobian(delta: Tensor) -> Tensor:
+        x = squared_norm(delta[..., 3:])
+        b, c, db, dc = series.jacobian_slopes(x).unsqueeze(-1).split(1, -2)
+        x = x.unsqueeze(-1)
+        ad = SE3.ad(delta)
+        square = ad @ ad
+        # I − (b − x b′) ad + (c − x c′) ad² + b′ ad³ − c′ ad⁴
+        inner = torch.addcmul((c - x * dc) * eye_like(6, ad), db, ad)
+        outer = torch.addcmul(eye_like(6, ad), x * db - b, ad)
+        return outer + square @ torch.addcmul(inner, dc, square, value=-1)
+
+    @staticmethod
+    def right_jacobian_inverse(delta: Tensor) -> Tensor:
+        x = squared_norm(delta[..., 3:])
+        d, slope = series.inverse_slopes(x).unsqueeze(-1).split(1, -2)
+        ad = SE3.ad(delta)
+        square = ad @ ad
+        # I + ½ ad + (d − x d′) ad² − d′ ad⁴
+        inner = torch.addcmul(
+            (d - x.unsqueeze(-1) * slope) * eye_like(6, ad), slope, square, value=-1
+        )
+        return torch.add(eye_like(6, ad), ad, alpha=0.5) + square @ inner
+
+    @classmethod
+    def from_matrix(cls, matrix: Tensor) -> Self:
+        return cls.from_parts(SO3.from_matrix(matrix[..., :3, :3]), matrix[..., :3, 3])
+
+    def matrix(self) -> Tensor:
+        top = torch.cat([self.rotation.matrix(), self.translation.unsqueeze(-1)], -1)
+        bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device)
+        return torch.cat([top, bottom.expand(*top.shape[:-2], 1, 4)], -2)
+
+    def inverse(self) -> Self:
+        back = conjugate(self.xyz_xyzw[..., 3:])
+        return type(self)(torch.cat([-rotate(back, self.translation), back], -1))
+
+    def adjoint(self) -> Tensor:
+        rows = transposed_matrix(self.xyz_xyzw[..., 3:])  # Rᵀ
+        corner = cross(self.translation.unsqueeze(-2), rows)  # ([t]× R)ᵀ
+        return _block_upper(rows.mT, corner.mT)
+
+    @staticmethod
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        q = a[..., 3:]
+        return torch.cat([a[..., :3] + rotate(q, b[..., :3]), multiply(q, b[..., 3:])], -1)
+
+    @staticmethod
+    def quotient(a: Tensor, b: Tensor) -> Tensor:
+        q = conjugate(a[..., 3:])
+        return torch.cat([rotate(q, b[..., :3] - a[..., :3]), multiply(q, b[..., 3:])], -1)
+
+    def act(self, points: Tensor) -> Tensor:
+        return rotate(self.xyz_xyzw[..., 3:], points) + self.translation
+
+    def normalized(self) -> Self:
+        return type(self)(torch.cat([self.translation, self.rotation.normalized().xyzw], -1))
+
+
+def lift(x: SE2) -> SE3:
+    """The planar pose in space: z = 0, rotation about z.
+
+    A perturbation of ``x`` is the one of the result in the columns (0, 1, 5) of the tangent.
+    """
+    half = 0.5 * x.rotation.log()
+    zero = torch.zeros_like(half)
+    return SE3(torch.cat([x.translation, zero, zero, zero, half.sin(), half.cos()], -1))
+
+
+def project(x: SE3) -> SE2:
+    """The planar pose with the same x, y and yaw: the heading of the body's x axis seen from above.
+
+    The yaw is undefined where that axis is vertical.
+    """
+    heading = transposed_matrix(x.xyz_xyzw[..., 3:])[..., 0, :2]
+    return SE2.from_parts(SO2(heading).normalized(), x.translation[..., :2])
