@@ -1,8 +1,9 @@
-"""Build for pip: runs CMakeLists.txt and puts what it installs (messages, node, launch and config files) into the wheel.
+"""Build for pip: runs CMakeLists.txt and puts what it installs into the wheel.
 
-Where no ROS message generators are importable, the wheel has the core alone and the build says so. ``pip install -e .``
-does not work, because generated files cannot be linked: after a change in msg/ run ``pip install .`` once, then work
-in the checkout.
+That is the messages, the node, launch and config files. Where no ROS message generators are
+importable, the wheel has the core alone and the build says so. ``pip install -e .`` does not work,
+because generated files cannot be linked: after a change in msg/ run ``pip install .`` once, then
+work in the checkout.
 """
 
 import importlib.util
@@ -18,8 +19,9 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent.resolve()
 GENERATORS = ("ament_package", "rosidl_adapter", "rosidl_generator_py", "rosidl_generator_c")
 PURE_CORE = """
-dnls_ros: the ROS 2 message generators are absent, so this wheel has the library and its command line, but no messages
-and no node. For those use colcon in a sourced ROS 2 workspace, or pip on Linux with Python 3.11 to 3.13.
+dnls_ros: the ROS 2 message generators are absent, so this wheel has the library and its command
+line, but no messages and no node. For those use colcon in a sourced ROS 2 workspace, or pip on
+Linux with Python 3.11 to 3.13.
 """
 
 
@@ -36,6 +38,7 @@ class BuildWithMessages(build_py):
     """Copies the Python packages, then lays over them what CMake generated and installed."""
 
     def run(self) -> None:
+        """Builds the library, then the messages where their generators are."""
         shutil.rmtree(self.build_lib, ignore_errors=True)  # else modules deleted since live on
         super().run()
         prefix = generators_prefix()
@@ -47,11 +50,8 @@ class BuildWithMessages(build_py):
 
     def copy_definitions(self) -> None:
         """Puts the message definitions beside the code, where CMake would have put them."""
-        target = Path(self.build_lib) / "dnls_ros" / "definitions"
         for kind in ("msg", "srv"):
-            shutil.copytree(ROOT / kind, target / "dnls_ros" / kind)
-        for folder in (ROOT / "interfaces").iterdir():
-            shutil.copytree(folder / "msg", target / folder.name / "msg")
+            shutil.copytree(ROOT / kind, Path(self.build_lib) / "dnls_ros" / "interfaces" / kind)
 
     def run_cmake(self, prefix: Path) -> Path:
         """Configures, builds and installs into a staging folder, which is returned."""
@@ -74,7 +74,7 @@ class BuildWithMessages(build_py):
         return work / "staging"
 
     def lay_over(self, staging: Path) -> None:
-        """Python files go into the packages, everything else becomes data under the environment's prefix."""
+        """Puts Python files into the packages, the rest as data under the environment's prefix."""
         libraries = next(staging.glob("lib/python3*/site-packages"))
         shutil.copytree(
             libraries,
@@ -90,7 +90,7 @@ class BuildWithMessages(build_py):
 
 
 class PlatformDistribution(Distribution):
-    """A wheel with generated libraries belongs to one platform and Python; the core alone to any."""
+    """A wheel with generated libraries is for one platform and Python, the core alone for any."""
 
     def has_ext_modules(self) -> bool:
         """Whether compiled message libraries are part of the wheel."""

@@ -1,8 +1,9 @@
-"""Differentiable nonlinear least squares on poses: factor groups, solvers, a sliding window and a ROS 2 node.
+"""Differentiable nonlinear least squares on poses: a library, a sliding window and a ROS 2 node.
 
-``import dnls_ros`` needs torch, NumPy and SciPy only: ROS, CHOLMOD and OpenCV are loaded where they are used. The path
-is extended so that in a checkout the generated messages (``dnls_ros.msg``, ``dnls_ros.srv``) are found in the installed
-copy while the checkout's own Python files win.
+``import dnls_ros`` needs torch, NumPy and SciPy only: ROS, CHOLMOD and OpenCV are loaded where
+they are used. The path is extended so that in a checkout the generated messages
+(``dnls_ros.msg``, ``dnls_ros.srv``) are found in the installed copy while the checkout's own
+Python files win.
 """
 
 from pkgutil import extend_path
