@@ -1,9 +1,9 @@
-"""Plays a recording to the estimator in real time; without one, a simulated recording is made first.
+"""Plays a recording to the estimator in real time, after simulating one where none is given.
 
     ros2 launch dnls_ros demo.launch.py                       # a simulated robot, half a minute
     ros2 launch dnls_ros demo.launch.py bag:=drive.mcap rate:=2.0 params_file:=my_robot.yaml
 
-Everything ends with the recording. Watch it with `ros2 topic echo /odometry/filtered` or any viewer.
+Everything ends with the recording. Watch it with `ros2 topic echo /odometry/filtered`.
 """
 
 import sys
