@@ -1,0 +1,299 @@
+"""The laws of linear solvers, written once: a new one is added to `SOLVERS` and inherits them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from dnls_ros.errors import DnlsError
+from dnls_ros.linear import Cholmod, Dense, LinearSolver, solve, solve_with
+from dnls_ros.problem.structure import Pattern
+from dnls_ros.problem.variables import Block
+
+POSES, POINTS = 4, 3
+SOLVERS: list[LinearSolver] = [Dense(), Cholmod(), Cholmod("natural")]
+
+
+def pattern_of(edges: list[tuple[int, int]], blocks: tuple[Block, ...]) -> Pattern:
+    """The pattern of variables (numbered through all blocks) joined by edges."""
+    spans = [
+        np.arange(b.tangent_dim) + b.offset + i * b.tangent_dim
+        for b in blocks
+        for i in range(b.count)
+    ]
+    n = blocks[-1].stop
+    linked = np.zeros((n, n), bool)
+    for i, j in [*edges, *((i, i) for i in range(len(spans)))]:
+        linked[np.ix_(spans[i], spans[j])] = linked[np.ix_(spans[j], spans[i])] = True
+    columns, rows = np.nonzero(
+        np.triu(linked)
+    )  # the upper triangle by rows is the lower by columns
+    return Pattern.of((columns * n + rows).astype(np.int64), n, blocks)
+
+
+def window() -> Pattern:
+    """A chain of planar poses, landmarks (the last is seen by none), an offset of the first."""
+    blocks = (
+        Block("pose", 0, POSES, 3),
+        Block("point", 3 * POSES, POINTS, 2),
+        Block("offset", 3 * POSES + 2 * POINTS, 1, 1),
+    )
+    chain = [(i, i + 1) for i in range(POSES - 1)]
+    seen = [(0, POSES), (1, POSES), (2, POSES), (1, POSES + 1), (3, POSES + 1)]
+    return pattern_of([*chain, *seen, (0, POSES + POINTS)], blocks)
+
+
+def matrices(
+    pattern: Pattern, batch: int, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Values (B, nnz) of positive definite matrices: random, made diagonally dominant."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(batch, pattern.nnz, generator=generator, dtype=torch.float64)
+    values[:, pattern.diagonal] = 0.0
+    heavy = pattern.dense(values).abs().sum(2)
+    values[:, pattern.diagonal] = (
+        heavy + 0.1 + torch.rand(batch, pattern.n, generator=generator).double()
+    )
+    return values.to(dtype)
+
+
+def vectors(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(params=SOLVERS, ids=lambda s: s.name)
+def solver(request: pytest.FixtureRequest) -> LinearSolver:
+    if isinstance(request.param, Cholmod):
+        pytest.importorskip("sksparse")
+    return request.param
+
+
+def test_a_solve_equals_the_dense_solve(solver: LinearSolver) -> None:
+    pattern = window()
+    values, rhs = matrices(pattern, 3), vectors(3, pattern.n)
+    x = solver.analyze(pattern).factorize(values).solve(rhs)
+    torch.testing.assert_close(
+        x, torch.linalg.solve(pattern.dense(values), rhs), rtol=0, atol=1e-13
+    )
+
+
+def test_several_right_hand_sides_are_solved_at_once(solver: LinearSolver) -> None:
+    pattern = window()
+    factorization = solver.analyze(pattern).factorize(matrices(pattern, 2))
+    rhs = vectors(2, pattern.n, 4)
+    single = torch.stack([factorization.solve(rhs[..., k]) for k in range(4)], 2)
+    torch.testing.assert_close(factorization.solve(rhs), single, rtol=0, atol=1e-15)
+
+
+def test_an_analysis_serves_many_factorizations_and_old_ones_stay_valid(
+    solver: LinearSolver,
+) -> None:
+    pattern = window()
+    symbolic, rhs = solver.analyze(pattern), vectors(2, pattern.n)
+    values = [matrices(pattern, 2, seed) for seed in range(3)]
+    factorizations = [symbolic.factorize(v) for v in values]
+    for v, factorization in zip(values, factorizations, strict=True):
+        expected = torch.linalg.solve(pattern.dense(v), rhs)
+        torch.testing.assert_close(factorization.solve(rhs), expected, rtol=0, atol=1e-13)
+
+
+def broken(pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
+    """Good matrices, the same with bad ones among them, and which are good."""
+    good = matrices(pattern, 7)
+    bad = good.clone()
+    bad[1, pattern.diagonal[2]] = -5.0
+    bad[2, pattern.nnz // 2] = torch.nan
+    bad[3, pattern.diagonal[-1]] = torch.inf
+    bad[4] = 0.0
+    bad[5, pattern.diagonal[3 * POSES]] = -1.0
+    return good, bad, torch.tensor([True, False, False, False, False, False, True])
+
+
+def test_a_bad_matrix_is_reported_and_harms_no_other(solver: LinearSolver) -> None:
+    pattern = window()
+    good, bad, expected = broken(pattern)
+    symbolic, rhs = solver.analyze(pattern), vectors(7, pattern.n)
+    factorization = symbolic.factorize(bad)
+    assert factorization.ok.tolist() == expected.tolist()
+    x, diagonal = factorization.solve(rhs), factorization.diagonal()
+    assert x[~expected].isnan().all()
+    assert diagonal[~expected].isnan().all()
+    intact = symbolic.factorize(good)
+    assert torch.equal(x[expected], intact.solve(rhs)[expected])
+    assert torch.equal(diagonal[expected], intact.diagonal()[expected])
+
+
+def test_the_batch_gives_what_single_solves_give(solver: LinearSolver) -> None:
+    pattern = window()
+    values, rhs = matrices(pattern, 3), vectors(3, pattern.n)
+    symbolic = solver.analyze(pattern)
+    together = symbolic.factorize(values).solve(rhs)
+    alone = torch.cat(
+        [symbolic.factorize(values[i : i + 1]).solve(rhs[i : i + 1]) for i in range(3)]
+    )
+    assert torch.equal(together, alone)
+
+
+def test_two_runs_are_equal_to_the_last_bit(solver: LinearSolver) -> None:
+    pattern = window()
+
+    def run() -> Tensor:
+        values = matrices(pattern, 2).requires_grad_()
+        x = solve(solver.analyze(pattern), values, vectors(2, pattern.n))
+        (gradient,) = torch.autograd.grad(x.square().sum(), values)
+        return torch.cat([x.detach(), gradient], 1)
+
+    assert torch.equal(run(), run())
+
+
+def test_the_diagonal_belongs_to_a_factor(solver: LinearSolver) -> None:
+    """Whatever the order of elimination, the product of the pivots is the determinant."""
+    pattern = window()
+    values = matrices(pattern, 3)
+    factorization = solver.analyze(pattern).factorize(values)
+    determinant = 2 * factorization.diagonal().log().sum(1)
+    torch.testing.assert_close(determinant, torch.logdet(pattern.dense(values)))
+    assert pattern.nnz <= factorization.nnz <= pattern.n * (pattern.n + 1) // 2
+
+
+def test_a_weak_direction_shows_in_its_own_entry_of_the_diagonal(solver: LinearSolver) -> None:
+    pattern = window()
+    values = matrices(pattern, 1)
+    weak = 3 * POSES + 2 * 2  # the first axis of the landmark that nobody sees
+    values[:, (pattern.rows == weak) | (pattern.columns == weak)] = 0.0
+    values[:, pattern.diagonal[weak]] = 1e-10
+    factorization = solver.analyze(pattern).factorize(values)
+    assert factorization.ok.all()
+    assert int(factorization.diagonal().argmin()) == weak
+    assert float(factorization.diagonal()[0, weak]) == pytest.approx(1e-5)
+
+
+def small() -> Pattern:
+    """Two poses that see one landmark: small enough for second derivatives."""
+    blocks = (Block("pose", 0, 2, 2), Block("point", 4, 2, 2))
+    return pattern_of([(0, 1), (0, 2), (1, 2)], blocks)
+
+
+def test_first_and_second_derivatives_equal_central_differences(solver: LinearSolver) -> None:
+    pattern = small()
+    symbolic = solver.analyze(pattern)
+    values, rhs = matrices(pattern, 2).requires_grad_(), vectors(2, pattern.n).requires_grad_()
+    assert gradcheck(lambda v, b: solve(symbolic, v, b), (values, rhs))
+    assert gradgradcheck(lambda v, b: solve(symbolic, v, b), (values, rhs))
+
+
+def test_derivatives_hold_for_several_right_hand_sides(solver: LinearSolver) -> None:
+    pattern = small()
+    symbolic = solver.analyze(pattern)
+    values, rhs = matrices(pattern, 1).requires_grad_(), vectors(1, pattern.n, 2).requires_grad_()
+    assert gradcheck(lambda v, b: solve(symbolic, v, b), (values, rhs))
+
+
+def test_a_factorization_is_reused_by_the_derivative(solver: LinearSolver) -> None:
+    pattern = window()
+    values, rhs = matrices(pattern, 2).requires_grad_(), vectors(2, pattern.n)
+    factorization = solver.analyze(pattern).factorize(values)
+    reference = torch.linalg.solve(pattern.dense(values), rhs)
+    x = solve_with(factorization, values, rhs)
+    weights = vectors(2, pattern.n, seed=2)
+    (ours,) = torch.autograd.grad((weights * x).sum(), values)
+    (theirs,) = torch.autograd.grad((weights * reference).sum(), values)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
+
+
+def test_a_bad_matrix_that_is_masked_out_passes_on_zero_gradients(solver: LinearSolver) -> None:
+    pattern = window()
+    good, bad, expected = broken(pattern)
+    symbolic = solver.analyze(pattern)
+
+    def gradients(numbers: Tensor) -> list[Tensor]:
+        values, rhs = numbers.clone().requires_grad_(), vectors(7, pattern.n).requires_grad_()
+        x = solve(symbolic, values, rhs)
+        kept = torch.where(expected[:, None], x, torch.zeros_like(x))
+        return list(torch.autograd.grad(kept.square().sum(), (values, rhs)))
+
+    for harmed, intact in zip(gradients(bad), gradients(good), strict=True):
+        assert torch.equal(harmed[expected], intact[expected])
+        assert (harmed[~expected] == 0).all()
+
+
+def test_a_bad_matrix_that_is_used_passes_on_nan(solver: LinearSolver) -> None:
+    pattern = window()
+    _, bad, expected = broken(pattern)
+    values = bad.requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        solve(solver.analyze(pattern), values, vectors(7, pattern.n)).sum(), values
+    )
+    assert gradient[~expected].isnan().all()
+    assert gradient[expected].isfinite().all()
+
+
+def test_solvers_are_keys_of_a_cache(solver: LinearSolver) -> None:
+    assert {solver: 1}[type(solver)(**vars(solver))] == 1
+
+
+@pytest.mark.parametrize("shape", [(3, 19), (2, 4), (2, 19, 1, 1), (19,)])
+def test_a_right_hand_side_of_another_shape_is_refused(
+    solver: LinearSolver, shape: tuple[int, ...]
+) -> None:
+    pattern = window()
+    factorization = solver.analyze(pattern).factorize(matrices(pattern, 2))
+    with pytest.raises(DnlsError, match=r"right-hand sides of these 2 matrices of order 19"):
+        factorization.solve(vectors(*shape))
+
+
+def test_a_right_hand_side_of_another_type_is_refused(solver: LinearSolver) -> None:
+    pattern = window()
+    factorization = solver.analyze(pattern).factorize(matrices(pattern, 2))
+    with pytest.raises(DnlsError, match=r"torch.float32 on cpu.*torch.float64 on cpu"):
+        factorization.solve(vectors(2, pattern.n).float())
+
+
+def test_values_that_do_not_fit_the_pattern_are_refused(solver: LinearSolver) -> None:
+    pattern = window()
+    with pytest.raises(DnlsError, match=rf"\(B, {pattern.nnz}\)"):
+        solver.analyze(pattern).factorize(matrices(pattern, 2)[:, :-1])
+
+
+def test_dense_solves_in_single_precision() -> None:
+    pattern = window()
+    values, rhs = matrices(pattern, 2, dtype=torch.float32), vectors(2, pattern.n).float()
+    x = Dense().analyze(pattern).factorize(values).solve(rhs)
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(
+        x, torch.linalg.solve(pattern.dense(values), rhs), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_cholmod_refuses_single_precision() -> None:
+    pytest.importorskip("sksparse")
+    pattern = window()
+    with pytest.raises(DnlsError, match=r"float64 on the CPU, got torch\.float32"):
+        Cholmod().analyze(pattern).factorize(matrices(pattern, 2, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("shift", [1.0, -1.0])
+def test_cholmod_handles_matrices_large_enough_for_supernodes(shift: float) -> None:
+    pytest.importorskip("sksparse")
+    n = 240
+    pattern = pattern_of([], (Block("pose", 0, 1, n),))
+    values = matrices(pattern, 2)
+    values[1, pattern.diagonal[-1]] *= shift
+    factorization = Cholmod().analyze(pattern).factorize(values)
+    assert factorization.ok.tolist() == [True, shift > 0]
+    rhs = vectors(2, n)
+    expected = torch.linalg.solve(pattern.dense(values), rhs)
+    torch.testing.assert_close(factorization.solve(rhs)[0], expected[0], rtol=0, atol=1e-13)
+    determinant = 2 * factorization.diagonal().log().sum(1)[0]
+    torch.testing.assert_close(determinant, torch.logdet(pattern.dense(values))[0])
+    assert factorization.nnz == n * (n + 1) // 2
+
+
+def test_nearly_singular_systems_are_solved_without_a_warning(solver: LinearSolver) -> None:
+    pattern = window()
+    values = torch.zeros(1, pattern.nnz, dtype=torch.float64)
+    values[:, pattern.diagonal] = torch.logspace(-20, 0, pattern.n, dtype=torch.float64)
+    factorization = solver.analyze(pattern).factorize(values)
+    x = factorization.solve(torch.ones(1, pattern.n, dtype=torch.float64))
+    torch.testing.assert_close(x * values[:, pattern.diagonal], torch.ones_like(x))
