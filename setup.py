@@ -44,14 +44,17 @@ class BuildWithMessages(build_py):
         prefix = generators_prefix()
         if prefix is None:
             print(PURE_CORE, file=sys.stderr)
-            self.copy_definitions()
+            self.copy_plain_files()
         else:
             self.lay_over(self.run_cmake(prefix))
 
-    def copy_definitions(self) -> None:
-        """Puts the message definitions beside the code, where CMake would have put them."""
+    def copy_plain_files(self) -> None:
+        """Puts definitions, launch and config files where CMake would have put them."""
         for kind in ("msg", "srv"):
             shutil.copytree(ROOT / kind, Path(self.build_lib) / "dnls_ros" / "interfaces" / kind)
+        for kind in ("launch", "config"):
+            files = [str(path) for path in sorted((ROOT / kind).iterdir()) if path.is_file()]
+            self.distribution.data_files.append((f"share/dnls_ros/{kind}", files))
 
     def run_cmake(self, prefix: Path) -> Path:
         """Configures, builds and installs into a staging folder, which is returned."""
