@@ -19,7 +19,14 @@ from dnls_ros.window.pnp import (
     view_quality,
 )
 from dnls_ros.window.reprojection import Sighting, project, refine, residual_norms, undistort
-from dnls_ros.window.rigid import compose, inverse
+from dnls_ros.window.rigid import (
+    IDENTITY,
+    angle_between,
+    compose,
+    from_rotation_vector,
+    inverse,
+    transform,
+)
 
 Array = NDArray[np.float64]
 
@@ -46,10 +53,6 @@ def facing(tilt: float, distance: float, turn: float = 0.3) -> Array:
     """A body turned towards the camera (its z against the line of sight), then tilted [rad]."""
     rotation = Rotation.from_euler("xyz", [math.pi + tilt, 0.0, turn])
     return np.concatenate([[0.1 * distance, -0.05 * distance, distance], rotation.as_quat()])
-
-
-def angle_between(a: Array, b: Array) -> float:
-    return (Rotation.from_quat(a[3:]).inv() * Rotation.from_quat(b[3:])).magnitude()
 
 
 def assert_same_pose(a: Array, b: Array, tolerance: float) -> None:
@@ -260,3 +263,25 @@ def test_two_images_from_different_places_fix_a_body_that_one_leaves_open() -> N
     assert_same_pose(right.pose, world_T_body, 1e-6)
     np.testing.assert_allclose(residual_norms(sightings, right.pose), 0.0, atol=1e-6)
     assert wrong is None or wrong.cost > 1.0 or angle_between(wrong.pose, world_T_body) < 1e-6
+
+
+def test_single_pose_algebra_equals_scipys() -> None:
+    generator = np.random.default_rng(8)
+    for _ in range(20):
+        a, b = (
+            np.concatenate([generator.normal(size=3), Rotation.random(rng=generator).as_quat()])
+            for _ in range(2)
+        )
+        first, second = Rotation.from_quat(a[3:]), Rotation.from_quat(b[3:])
+        points = generator.normal(size=(5, 3))
+        np.testing.assert_allclose(transform(a, points), first.apply(points) + a[:3], atol=1e-14)
+        together = transform(compose(a, b), points)
+        np.testing.assert_allclose(together, transform(a, transform(b, points)), atol=1e-14)
+        np.testing.assert_allclose(transform(inverse(a), transform(a, points)), points, atol=1e-14)
+        assert angle_between(a, b) == pytest.approx((first.inv() * second).magnitude(), abs=1e-12)
+        vector = generator.normal(size=3)
+        pose = from_rotation_vector(vector, a[:3])
+        np.testing.assert_allclose(
+            transform(pose, points), Rotation.from_rotvec(vector).apply(points) + a[:3], atol=1e-14
+        )
+    np.testing.assert_array_equal(from_rotation_vector(np.zeros(3), np.zeros(3)), IDENTITY)

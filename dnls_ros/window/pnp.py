@@ -20,11 +20,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from dnls_ros.window.measurements import CameraIntrinsics
 from dnls_ros.window.reprojection import PoseFit, Sighting, refine, undistort
-from dnls_ros.window.rigid import compose, from_rotation, rotation_matrix, transform
+from dnls_ros.window.rigid import (
+    angle_between,
+    compose,
+    from_rotation,
+    from_rotation_vector,
+    rotation_matrix,
+    transform,
+)
 
 Array = NDArray[np.float64]
 
@@ -128,9 +134,8 @@ def distinct(fits: Sequence[PoseFit]) -> list[PoseFit]:
 
 
 def _differ(a: Array, b: Array) -> bool:
-    turn = (Rotation.from_quat(a[3:]).inv() * Rotation.from_quat(b[3:])).magnitude()
-    shift = np.linalg.norm(a[:3] - b[:3])
-    return bool(turn > 1e-3 or shift > 1e-3 * max(1.0, float(np.linalg.norm(a[:3]))))
+    shift = float(np.linalg.norm(a[:3] - b[:3]))
+    return angle_between(a, b) > 1e-3 or shift > 1e-3 * max(1.0, float(np.linalg.norm(a[:3])))
 
 
 def _extents(points: Array) -> Array:
@@ -156,8 +161,7 @@ def _closed_form(points: Array, plane: Array, flat: bool) -> list[Array]:
     for turn, translation in zip(found[1], found[2], strict=True):
         numbers = np.concatenate([np.ravel(turn), np.ravel(translation)]).astype(np.float64)
         if np.all(np.isfinite(numbers)):
-            quaternion = Rotation.from_rotvec(numbers[:3]).as_quat()
-            poses.append(compose(np.concatenate([numbers[3:], quaternion]), local_T_body))
+            poses.append(compose(from_rotation_vector(numbers[:3], numbers[3:]), local_T_body))
     return [pose for pose in poses if np.all(transform(pose, points)[:, 2] > 0)]
 
 

@@ -15,17 +15,23 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.window.measurements import CameraIntrinsics
-from dnls_ros.window.rigid import IDENTITY, compose, rotation_matrix, transform
+from dnls_ros.window.rigid import (
+    IDENTITY,
+    compose,
+    from_rotation_vector,
+    rotation_matrix,
+    transform,
+)
 
 Array = NDArray[np.float64]
 
 HUBER_PX = 2.0  # residuals above this count linearly [px]
 _UNDISTORTED_PX = 0.05  # an undistorted point must project back to within this [px]
 _LARGEST_DAMPING = 1e8
+_CONVERGED = 1e-10  # relative to the cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,16 +135,15 @@ def refine(
             break
         damped = information + damping * np.diag(information.diagonal() + 1e-12)
         step = np.asarray(np.linalg.lstsq(damped, -gradient, rcond=None)[0], dtype=np.float64)
-        trial_pose = _retract(pose, step)
+        if -gradient @ step <= _CONVERGED * cost:  # what the step promises to gain
+            break
+        trial_pose = compose(pose, from_rotation_vector(step[3:], step[:3]))
         trial = _linearize(sightings, trial_pose, huber_px)
         if not trial[0] < cost:
             damping *= 10.0
             continue
-        converged = cost - trial[0] <= 1e-10 * cost
         pose, (cost, gradient, information) = trial_pose, trial
         damping = max(0.1 * damping, 1e-12)
-        if converged:
-            break
     norms = residual_norms(sightings, pose)
     if not np.all(np.isfinite(norms)):
         return None
@@ -158,7 +163,7 @@ def _linearize(
             return math.inf, gradient, information
         projected, pixel_by_point = _project(in_camera, seen.intrinsics)
         by_v = pixel_by_point @ rotation
-        by_ω = np.cross(seen.points[:, None, :], by_v)  # −aᵀ[x]× = (x × a)ᵀ, row by row
+        by_ω = -by_v @ _hat(seen.points)
         residual = projected - seen.pixels
         norms = np.linalg.norm(residual, axis=1)
         weights = np.minimum(1.0, huber_px / np.maximum(norms, 1e-300))
@@ -170,11 +175,11 @@ def _linearize(
     return cost, gradient, information
 
 
-def _retract(pose: Array, step: Array) -> Array:
-    """The pose moved by (v, ω) of its own axes, to first order: enough inside a minimization."""
-    rotation = Rotation.from_quat(pose[3:])
-    turned = (rotation * Rotation.from_rotvec(step[3:])).as_quat()
-    return np.concatenate([pose[:3] + rotation.apply(step[:3]), turned])
+def _hat(vectors: Array) -> Array:
+    """The matrices (K, 3, 3) of the cross products with vectors (K, 3)."""
+    hat = np.zeros((len(vectors), 3, 3))
+    hat[:, 2, 1], hat[:, 0, 2], hat[:, 1, 0] = vectors.T
+    return hat - np.swapaxes(hat, 1, 2)
 
 
 def _project(in_camera: Array, intrinsics: CameraIntrinsics) -> tuple[Array, Array]:
