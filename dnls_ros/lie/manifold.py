@@ -59,10 +59,8 @@ class LieGroup(ABC):
     def __post_init__(self) -> None:
         got = tuple(self.tensor.shape)
         if not got or got[-1] != self.storage_dim:
-            field = dataclasses.fields(cast(Any, self))[0].name
-            raise DnlsError(
-                f"{type(self).__name__}({field}): got shape {got}, expected (*batch, {self.storage_dim})"
-            )
+            name = f"{type(self).__name__}({dataclasses.fields(cast(Any, self))[0].name})"
+            raise DnlsError(f"{name}: got shape {got}, expected (*batch, {self.storage_dim})")
 
     @property
     @abstractmethod
@@ -183,7 +181,7 @@ def register_group(cls: type[G]) -> type[G]:
     field = dataclasses.fields(cast(Any, cls))[0].name
 
     def unflatten(leaves: Any, _: Any) -> G:
-        # Leaves may be placeholders or carry a transform's extra axes, so the constructor's check does not apply.
+        # Leaves may be placeholders or carry a transform's extra axes: no check of their shape.
         made = object.__new__(cls)
         object.__setattr__(made, field, next(iter(leaves)))
         return made

@@ -1,7 +1,5 @@
 """SE(2): rigid motions of the plane, stored as (x, y, cos θ, sin θ), tangent (vx, vy, ω)."""
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """SE(3): rigid motions of space, stored as (x, y, z, qx, qy, qz, qw), tangent (v, ω)."""
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -29,10 +27,10 @@ def _block_upper(diagonal: Tensor, corner: Tensor) -> Tensor:
 class SE3(LieGroup):
     """Rigid motions of space.
 
-    SE(3) is SO(3) over dual numbers: ad(v, ω) = [[[ω]×, [v]×], [0, [ω]×]] is [ω + εv]×. A function of
-    ad is therefore that of [ω]× with its derivative along v in the corner, which turns the
-    polynomials of degree 2 of SO(3) into ones of degree 4 whose new coefficients are derivatives of
-    the old.
+    SE(3) is SO(3) over dual numbers: ad(v, ω) = [[[ω]×, [v]×], [0, [ω]×]] is [ω + εv]×. A function
+    of ad is therefore that of [ω]× with its derivative along v in the corner, which turns the
+    polynomials of degree 2 of SO(3) into ones of degree 4 whose new coefficients are derivatives
+    of the old.
 
     Attributes:
         xyz_xyzw: (*batch, 7): translation [m], then the unit quaternion.
@@ -156,7 +154,7 @@ def lift(x: SE2) -> SE3:
 
 
 def project(x: SE3) -> SE2:
-    """The planar pose with the same x, y and yaw: the heading of the body's x axis seen from above.
+    """The planar pose with the same x, y and yaw: the heading of the x axis seen from above.
 
     The yaw is undefined where that axis is vertical.
     """

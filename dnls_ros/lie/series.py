@@ -1,14 +1,14 @@
 """Scalar functions of the squared angle x = θ² on which exp, log and their Jacobians are built.
 
-All of them are analytic near x = 0, but their closed forms divide 0 by 0 there. Each is therefore a
-Taylor polynomial below θ = 0.1 and the closed form above. The threshold is chosen for *derivatives*:
-the m-th derivative of a closed form loses about ε/θᵐ, so 0.1 keeps second derivatives (exact Hessians
-run through here) at 1e-14, and six terms make the polynomial exact to rounding. Both branches are
-evaluated at clamped arguments, so that the branch that is not taken contributes finite values and
-zero, not NaN, to any derivative.
+All of them are analytic near x = 0, but their closed forms divide 0 by 0 there. Each is therefore
+a Taylor polynomial below θ = ¼ (the logarithms: 0.1) and the closed form above. The thresholds are
+chosen for *derivatives*: the m-th derivative of a closed form loses about ε/θᵐ, so these keep
+second derivatives (exact Hessians run through here) at 1e-14, and six terms make the polynomials
+exact to rounding. Both branches are evaluated at clamped arguments, so that the branch that is not
+taken contributes finite values and zero, not NaN, to any derivative.
 
-Functions that are needed together are the columns of one tensor: few operations matter more than few
-flops. Only elementwise operations are used: matrix products may run in reduced precision on
+Functions that are needed together are the columns of one tensor: few operations matter more than
+few flops. Only elementwise operations are used: matrix products may run in reduced precision on
 accelerators.
 """
 
@@ -23,8 +23,8 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 TERMS = 6
-NEAR = 0.01  # [rad²]: below θ = 0.1 the polynomials are used
-NEAR_SINE = 0.0025  # the same limit for sin²(θ/2)
+NEAR = 0.0625  # [rad²]: below θ = ¼ the polynomials in θ² are used
+NEAR_SINE = 0.0025  # below θ ≈ 0.1 those in sin²(θ/2), which converge more slowly
 
 Series = list[Fraction]
 
@@ -47,7 +47,7 @@ class Constant:
     def _make(self, x: Tensor) -> Tensor:
         with torch.inference_mode(False):  # else it could not be saved for a later backward pass
             made = self._reference.to(x.device, x.dtype)
-        # Inside a function transform the tensor belongs to the transform's level and must not outlive it.
+        # Inside a function transform the tensor belongs to the transform and must not outlive it.
         if not is_functorch_wrapped_tensor(made):
             self._kept[x.dtype, x.device] = made
         return made
@@ -165,7 +165,7 @@ def rotation(x: Tensor) -> Tensor:
 
 
 def screw(x: Tensor) -> Tensor:
-    """[sin(θ/2)/θ, cos(θ/2), (1 − cos θ)/θ², (θ − sin θ)/θ³], (…, 4): for the exponential of SE(3)."""
+    """[sin(θ/2)/θ, cos(θ/2), (1 − cos θ)/θ², (θ − sin θ)/θ³], (…, 4): for exp of SE(3)."""
 
     def closed(x: Tensor) -> Tensor:
         angle = x.sqrt()

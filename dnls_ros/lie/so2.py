@@ -1,7 +1,5 @@
 """SO(2): rotations of the plane, stored as (cos θ, sin θ)."""
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """SO(3): rotations of space, stored as unit quaternions (x, y, z, w)."""
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -120,8 +118,8 @@ class SO3(LieGroup):
     def from_matrix(cls, matrix: Tensor) -> Self:
         """From rotation matrices (…, 3, 3).
 
-        Each row of 4 q qᵀ is a multiple of q; the one with the largest diagonal is normalized, which
-        is accurate for all rotations (Shepperd, *Quaternion from rotation matrix*, 1978).
+        Each row of 4 q qᵀ is a multiple of q; the one with the largest diagonal is normalized,
+        which is accurate for all rotations (Shepperd, *Quaternion from rotation matrix*, 1978).
         """
         products = (contract(_FROM_MATRIX, matrix.flatten(-2)) + _EYE4.like(matrix)).unflatten(
             -1, (4, 4)
