@@ -21,15 +21,15 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.bag import Record
+from dnls_ros.io.spoil import shift_stamp, with_numbers, with_outliers
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "drop": ("p",),
@@ -167,22 +167,32 @@ class FaultInjector:
             return [record]
         if fault.kind == "time_jump" and record.receive_stamp < first_stamp + _ns(values["at"]):
             return [record]
-        self.counts[k] += 1
-        if fault.kind == "drop":
-            return []
-        if fault.kind == "duplicate":
-            return [record, record]
-        if fault.kind in ("delay", "reorder"):
-            later = record.receive_stamp + _ns(values["s"])
-            return [dataclasses.replace(record, receive_stamp=later)]
-        return [dataclasses.replace(record, message=_changed(fault, record.message, random))]
+        received = _received(fault, record, random)
+        # A message that has nothing to spoil is not counted.
+        self.counts[k] += received != [record]
+        return received
+
+
+def _received(fault: Fault, record: Record, random: np.random.Generator) -> list[Record]:
+    """What arrives of a record that the fault hits."""
+    if fault.kind == "drop":
+        return []
+    if fault.kind == "duplicate":
+        return [record, record]
+    if fault.kind in ("delay", "reorder"):
+        later = record.receive_stamp + _ns(fault.values["s"])
+        return [dataclasses.replace(record, receive_stamp=later)]
+    changed = _changed(fault, record.message, random)
+    if changed is record.message:
+        return [record]
+    return [dataclasses.replace(record, message=changed)]
 
 
 def _changed(fault: Fault, message: Any, random: np.random.Generator) -> Any:
     if fault.kind == "nan":
-        return _with_numbers(message, lambda value: np.nan)
+        return with_numbers(message, lambda value: np.nan)
     if fault.kind == "outliers":
-        return _with_outliers(message, fault.values["scale"], random)
+        return with_outliers(message, fault.values["scale"], random)
     return shift_stamp(message, _ns(fault.values["s"]))
 
 
@@ -205,79 +215,3 @@ def _bare(topic: str) -> str:
 
 def _ns(seconds: float) -> int:
     return round(seconds * 1e9)
-
-
-def shift_stamp(message: Any, nanoseconds: int) -> Any:
-    """A copy whose header stamp is moved; a message without a header comes back as it is."""
-    header = getattr(message, "header", None)
-    if header is None:
-        return message
-    moved = max(0, header.stamp.sec * 10**9 + header.stamp.nanosec + nanoseconds)
-    stamp = dataclasses.replace(header.stamp, sec=moved // 10**9, nanosec=moved % 10**9)
-    return dataclasses.replace(message, header=dataclasses.replace(header, stamp=stamp))
-
-
-def _with_numbers(value: Any, change: Callable[[float], float], name: str = "") -> Any:
-    """A copy in which every floating-point number outside header and covariance is changed."""
-    if name in ("header", "covariance"):
-        return value
-    if isinstance(value, float):
-        return change(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        changed = [change(number) for number in value.ravel().tolist()]
-        return np.array(changed, dtype=value.dtype).reshape(value.shape)
-    if isinstance(value, list | np.ndarray) and len(value) and dataclasses.is_dataclass(value[0]):
-        return [_with_numbers(item, change) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-        changed = {key: _with_numbers(item, change, key) for key, item in fields.items()}
-        return dataclasses.replace(value, **changed)
-    return value
-
-
-def _with_outliers(message: Any, scale: float, random: np.random.Generator) -> Any:
-    """A copy whose values are off by ``scale`` standard deviations, or pixels for corners."""
-    if hasattr(message, "detections"):
-        thrown = [_throw_tag(one, scale, random) for one in message.detections]
-        return dataclasses.replace(message, detections=thrown)
-    parts = {
-        name: _throw(getattr(message, name), scale, random)
-        for name in ("pose", "twist")
-        if hasattr(getattr(message, name, None), "covariance")
-    }
-    return dataclasses.replace(message, **parts) if parts else message
-
-
-def _throw_tag(detection: Any, scale: float, random: np.random.Generator) -> Any:
-    shift = random.normal(0.0, scale, (len(detection.corners), 2)).tolist()
-    corners = [
-        dataclasses.replace(corner, x=corner.x + dx, y=corner.y + dy)
-        for corner, (dx, dy) in zip(detection.corners, shift, strict=True)
-    ]
-    return dataclasses.replace(detection, corners=corners)
-
-
-def _throw(part: Any, scale: float, random: np.random.Generator) -> Any:
-    """A PoseWithCovariance or TwistWithCovariance thrown off by ``scale`` sigmas."""
-    sigma = np.sqrt(np.maximum(np.asarray(part.covariance).reshape(6, 6).diagonal(), 0.0))
-    noise = (scale * sigma * random.normal(size=6)).tolist()
-    if hasattr(part, "twist"):
-        twist = dataclasses.replace(
-            part.twist,
-            linear=_moved(part.twist.linear, noise[:3]),
-            angular=_moved(part.twist.angular, noise[3:]),
-        )
-        return dataclasses.replace(part, twist=twist)
-    q = part.pose.orientation
-    turned = Rotation.from_rotvec(noise[3:]) * Rotation.from_quat([q.x, q.y, q.z, q.w])
-    x, y, z, w = turned.as_quat().tolist()
-    pose = dataclasses.replace(
-        part.pose,
-        position=_moved(part.pose.position, noise[:3]),
-        orientation=dataclasses.replace(q, x=x, y=y, z=z, w=w),
-    )
-    return dataclasses.replace(part, pose=pose)
-
-
-def _moved(vector: Any, by: Sequence[float]) -> Any:
-    return dataclasses.replace(vector, x=vector.x + by[0], y=vector.y + by[1], z=vector.z + by[2])
