@@ -14,6 +14,8 @@ READY := $(VENV)/.ready
 INPUTS := constraints.txt pyproject.toml setup.py CMakeLists.txt package.xml scripts/setup.sh \
           $(wildcard msg/*.msg srv/*.srv interfaces/*/msg/*.msg interfaces/*/CMakeLists.txt)
 RUN := $(VENV)/bin/python -m
+# The ROS wheels set this when Python starts; inherited from another environment it would hide our libraries.
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
 help:
 	@sed -n '2,5s/^#   //p' Makefile

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 
 say() { printf '\n== %s\n' "$*"; }
-complain() { printf '%s\n' "$*" >&2; }
+complain() { printf '%s\n' "$@" >&2; }
 
 # --- the interpreter: 3.11 to 3.13, because the ROS 2 wheels exist for those ---
 usable() {
@@ -22,7 +22,7 @@ find_python() {
             return
         fi
     done
-    complain "No Python 3.11, 3.12 or 3.13 found (tried: ${PYTHON:-python3 python3.12 python3.11 python3.13})." \
+    complain "No Python 3.11, 3.12 or 3.13 found; tried ${PYTHON:-python3 python3.12 python3.11 python3.13}." \
         "Install one, or name it: make setup PYTHON=/path/to/python3.12"
     return 1
 }
