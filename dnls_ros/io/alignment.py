@@ -63,7 +63,7 @@ def align(estimate: Array, reference: Array, mode: AlignMode) -> Alignment:
 def _turn(correlation: Array) -> Array:
     """The rotation R that maximizes tr(Rᵀ C)."""
     left, singular, right = np.linalg.svd(correlation)
-    if singular[1] <= np.finfo(float).eps:
+    if singular[1] <= 1e-13 * singular[0]:
         raise DnlsError(
             "align: the positions lie on one line or point, so the rotation is not determined; "
             "use 'yaw' or 'none', or a trajectory that moves"
@@ -76,6 +76,6 @@ def _turn_about_z(correlation: Array) -> Array:
     """The same among the rotations about z."""
     sin = correlation[1, 0] - correlation[0, 1]
     cos = correlation[0, 0] + correlation[1, 1]
-    if np.hypot(sin, cos) <= np.finfo(float).eps:
+    if np.hypot(sin, cos) == 0.0:
         raise DnlsError("align: the positions do not move in x and y; use 'none'")
     return Rotation.from_euler("z", np.arctan2(sin, cos)).as_matrix()

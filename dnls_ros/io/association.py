@@ -63,7 +63,8 @@ def interpolate(
         raise _no_pair(estimate, reference, max_diff)
     after = np.clip(np.searchsorted(known, wanted, side="left"), 1, len(known) - 1)
     inside = (wanted >= known[0]) & (wanted <= known[-1])
-    inside &= known[after] - known[after - 1] <= round(2 * max_diff * 1e9)
+    close = known[after] - known[after - 1] <= round(2 * max_diff * 1e9)
+    inside &= close | np.isin(wanted, known)
     kept = np.flatnonzero(inside)
     if not len(kept):
         raise _no_pair(estimate, reference, max_diff)
