@@ -166,8 +166,10 @@ class BagReader:
         reader = AnyReader([self._unpacked()], default_typestore=store)
         self._reader = self._stack.enter_context(reader)
         defined = reader.typestore.fielddefs
-        missing = {name: fields for name, fields in store.fielddefs.items() if name not in defined}
-        reader.typestore.register(missing)
+        if any(one.msgtype not in defined for one in reader.connections):
+            ours = store.fielddefs.items()
+            missing = {name: fields for name, fields in ours if name not in defined}
+            reader.typestore.register(missing)
         if reader.message_count == 0:
             raise UnreadableInputError(f"recording {self.path} holds no messages")
 
