@@ -16,7 +16,6 @@ from dnls_ros.window.measurements import CameraIntrinsics
 from dnls_ros.window.pnp import (
     camera_from_body_candidates,
     camera_pose_from_map,
-    view_quality,
 )
 from dnls_ros.window.reprojection import Sighting, project, refine, residual_norms, undistort
 from dnls_ros.window.rigid import (
@@ -128,22 +127,6 @@ def test_half_a_turn_between_tag_and_camera_is_no_special_case(turn: float) -> N
         pixels = project(tag_corners(0.1), truth, PLAIN)
         candidates = camera_from_body_candidates(tag_corners(0.1), pixels, PLAIN)
         assert min(angle_between(c.pose, truth) for c in candidates) < 1e-5
-
-
-def test_quality_sees_size_tilt_and_ambiguity() -> None:
-    points = tag_corners(0.1)
-    generator = np.random.default_rng(4)
-
-    def quality(tilt: float, distance: float) -> tuple[float, float, float]:
-        pixels = project(points, facing(tilt, distance, turn=0.0), PLAIN)
-        noisy = pixels + 0.2 * generator.standard_normal((4, 2))
-        seen = view_quality(points, noisy, camera_from_body_candidates(points, noisy, PLAIN))
-        return seen.size_px, seen.obliqueness, seen.ambiguity
-
-    near, far = quality(0.8, 0.5), quality(0.15, 4.0)
-    assert near[0] == pytest.approx(600 * 0.1 / 0.5 * math.sqrt(math.cos(0.8)), rel=0.1)
-    assert near[1] == pytest.approx(0.8, abs=0.15)
-    assert near[2] < 0.1 < 0.3 < far[2] <= 1.0
 
 
 @CAMERAS

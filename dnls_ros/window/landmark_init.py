@@ -13,6 +13,7 @@ Everything here gives starting points for the estimator, never measurements.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class InitializationRules:
     Attributes:
         sigma_px: Pixel noise [px]; larger misfits enlarge it.
         margin: Least difference of two minima in χ² (squared residuals over variance).
-        largest_tilt: Largest standard deviation of a new body's orientation [rad].
+        largest_tilt: Largest standard deviation of an orientation [rad].
         largest_rms_px: Views that fit worse than this resolve nothing [px].
         most_views: A pending body with so many views is resolved by the best hypothesis.
     """
@@ -105,21 +106,24 @@ def group_by_body(
     """Gathers the tags of one image by the bodies they belong to.
 
     Returns:
-        One view per body, in order of first appearance, and how many observations the map does
-        not know or whose points and pixels do not match.
+        One view per body, in order of first appearance, and how many observations were left out:
+        unknown to the map, points and pixels that do not match, or several of the same name in
+        one image, of which at most one can be right.
     """
     gathered: dict[int, tuple[LandmarkBody, list[Array], list[Array]]] = {}
-    unknown = 0
+    observations, unusable = tuple(observations), 0
+    times_seen = Counter(observation.id for observation in observations)
     for observation in observations:
         seen = landmarks.observe(observation.id, observation.points)
-        if seen is None or len(seen.points) != len(observation.pixels):
-            unknown += 1
+        whole = seen is not None and 0 < len(seen.points) == len(observation.pixels)
+        if seen is None or not whole or times_seen[observation.id] > 1:
+            unusable += 1
             continue
         _, points, pixels = gathered.setdefault(seen.body.key, (seen.body, [], []))
         points.append(seen.points)
         pixels.append(observation.pixels)
     views = [BodyView(b, np.concatenate(p), np.concatenate(q)) for b, p, q in gathered.values()]
-    return views, unknown
+    return views, unusable
 
 
 def locate_robot(
@@ -161,8 +165,11 @@ def locate_robot(
     rivals = [fit for fit in fits if not _clearly_better(fits[0], fit, len(points), rules)]
     poses = [inverse(compose(robot_T_camera, fit.pose)) for fit in rivals]
     nearest, told_apart = _nearest(poses, predicted)
-    certain = told_apart and _misfit(rivals[nearest], len(points)) <= rules.largest_rms_px
-    return LocatedRobot(poses[nearest], rivals[nearest].rms_px, len(points), certain)
+    chosen = rivals[nearest]
+    fitting = _misfit(chosen, len(points)) <= rules.largest_rms_px
+    steady = _tilt(chosen, len(points), rules) <= rules.largest_tilt
+    certain = told_apart and fitting and steady
+    return LocatedRobot(poses[nearest], chosen.rms_px, len(points), certain)
 
 
 class LandmarkInitializer:
@@ -254,8 +261,8 @@ def _certainty(pending: PendingLandmark, rules: InitializationRules) -> float:
     best, points = pending.hypotheses[0], sum(len(s.points) for s in pending.sightings)
     variance = _variance(best, points, rules)
     gaps = [2.0 * (other.cost - best.cost) / variance for other in pending.hypotheses[1:]]
-    tilt = _orientation_sigma(best) * math.sqrt(variance)
-    return min(min(gaps, default=math.inf) / rules.margin, rules.largest_tilt / tilt)
+    margin = min(gaps, default=math.inf) / rules.margin
+    return min(margin, rules.largest_tilt / _tilt(best, points, rules))
 
 
 def _clearly_better(
@@ -285,16 +292,16 @@ def _variance(fit: PoseFit, points: int, rules: InitializationRules) -> float:
     return max(rules.sigma_px**2, 2.0 * fit.cost / freedom)
 
 
-def _orientation_sigma(fit: PoseFit) -> float:
-    """Largest standard deviation of the orientation at unit pixel noise [rad/px]."""
-    translation, coupling, rotation = (
+def _tilt(fit: PoseFit, points: int, rules: InitializationRules) -> float:
+    """Largest standard deviation of the fit's orientation, whatever its position is [rad]."""
+    by_v, coupling, by_ω = (
         fit.information[:3, :3],
         fit.information[:3, 3:],
         fit.information[3:, 3:],
     )
-    reduced = rotation - coupling.T @ np.linalg.pinv(translation) @ coupling
-    smallest = float(np.linalg.eigvalsh(reduced)[0])
-    return math.inf if smallest <= 0 else 1.0 / math.sqrt(smallest)
+    marginal = by_ω - coupling.T @ np.linalg.pinv(by_v) @ coupling
+    smallest = float(np.linalg.eigvalsh(marginal)[0])
+    return math.sqrt(_variance(fit, points, rules) / smallest) if smallest > 0 else math.inf
 
 
 def _best_alone(

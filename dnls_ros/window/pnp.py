@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -28,7 +27,6 @@ from dnls_ros.window.rigid import (
     compose,
     from_rotation,
     from_rotation_vector,
-    rotation_matrix,
     transform,
 )
 
@@ -37,22 +35,6 @@ Array = NDArray[np.float64]
 _PLANAR = 1e-4  # thickness over length below which points count as coplanar
 _COLLINEAR = 1e-3  # width over length below which points count as collinear
 _SMALLEST_IMAGE_PX = 2.0
-
-
-@dataclass(frozen=True)
-class ViewQuality:
-    """How much one view of a body says about its pose.
-
-    Attributes:
-        size_px: Square root of the area of the points' convex hull in the image [px].
-        obliqueness: Angle between the line of sight and the plane's normal [rad]; 0 = face on.
-        ambiguity: Residual of the best over that of the second minimum, 0 … 1; near 1 the view
-            cannot choose. 0 where there is no second minimum.
-    """
-
-    size_px: float
-    obliqueness: float
-    ambiguity: float
 
 
 def camera_from_body_candidates(
@@ -108,20 +90,6 @@ def camera_pose_from_map(
     own = [fit.pose for fit in camera_from_body_candidates(points, pixels, intrinsics)]
     seen = [Sighting(points, pixels, intrinsics)]
     return distinct([fit for s in (*own, *starts) if (fit := refine(seen, s)) is not None])
-
-
-def view_quality(points: Array, pixels: Array, candidates: Sequence[PoseFit]) -> ViewQuality:
-    """Judges one view of a body by its candidates ``camera_T_body``, best first, one at least."""
-    best = candidates[0].pose
-    hull = cv2.contourArea(cv2.convexHull(pixels.astype(np.float32)))
-    centre = points.mean(axis=0)
-    normal = rotation_matrix(best) @ np.linalg.svd(points - centre)[2][2]
-    sight = transform(best, centre[None])[0]
-    cosine = abs(float(normal @ sight)) / float(np.linalg.norm(sight))
-    ambiguity = 0.0
-    if len(candidates) > 1:
-        ambiguity = candidates[0].rms_px / max(candidates[1].rms_px, 1e-12)
-    return ViewQuality(math.sqrt(hull), math.acos(min(cosine, 1.0)), ambiguity)
 
 
 def distinct(fits: Sequence[PoseFit]) -> list[PoseFit]:
