@@ -41,6 +41,7 @@ ONLY_IN = {
     **{f"{name}_msgs": {"ros"} for name in ("geometry", "nav", "sensor", "std", "diagnostic")},
     **{f"{name}_msgs": {"ros"} for name in ("visualization", "lifecycle", "apriltag", "tf2")},
     "builtin_interfaces": {"ros"},
+    "rcl_interfaces": {"ros"},
     "dnls_ros.msg": {"ros"},
     "dnls_ros.srv": {"ros"},
     "sksparse": {"linear"},
@@ -64,7 +65,8 @@ def imports(tree: ast.AST) -> Iterator[str]:
             module = str(node.module)
             yield module
             if module == "dnls_ros":
-                yield from (f"dnls_ros.{alias.name}" for alias in node.names)
+                names = {alias.name for alias in node.names} - {"__version__"}
+                yield from (f"dnls_ros.{name}" for name in names)
 
 
 def at_load_time(tree: ast.Module) -> Iterator[str]:
