@@ -2,6 +2,8 @@
 
 from dnls_ros.linear.cholmod import Cholmod
 from dnls_ros.linear.dense import Dense
+from dnls_ros.linear.marginals import marginal_covariance, tangent_indices
+from dnls_ros.linear.schur import Schur
 from dnls_ros.linear.solver import Factorization, LinearSolver, Symbolic, solve, solve_with
 
 __all__ = [
@@ -9,7 +11,10 @@ __all__ = [
     "Dense",
     "Factorization",
     "LinearSolver",
+    "Schur",
     "Symbolic",
+    "marginal_covariance",
     "solve",
     "solve_with",
+    "tangent_indices",
 ]
