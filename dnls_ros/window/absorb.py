@@ -1,0 +1,239 @@
+"""Measurements into a draft of the window: samples, states, factors, gates, and a verdict for each.
+
+Nothing here optimizes. Every measurement that is taken ends as accepted, rejected with one reason, or parked because it waits for
+another (a camera's calibration, odometry that has not arrived yet, a first pose).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnls_ros.problem import FactorGroup
+from dnls_ros.window.bodies import Array, pose_of_rpy
+from dnls_ros.window.growth import (
+    TrackRules,
+    add_state,
+    find_state,
+    must_wait,
+    start_track,
+    too_late,
+    wanted_stamps,
+)
+from dnls_ros.window.images import Camera, corner_factors, observe, ready_rows, start_extrinsic
+from dnls_ros.window.ingress import Verdict
+from dnls_ros.window.landmark_init import LandmarkInitializer
+from dnls_ros.window.measurements import (
+    LandmarkMeasurement,
+    Measurement,
+    Reason,
+    RelativePoseMeasurement,
+)
+from dnls_ros.window.rigid import compose
+from dnls_ros.window.sensors import DifferentialPose, SensorModel, Twist
+from dnls_ros.window.state import Draft
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The configured tracks and sensors.
+
+    Attributes:
+        rules: Track → its rules.
+        track_of: Sensor → track.
+        models: Sensor → its model (cameras have none).
+        cameras: Landmarks sensors.
+        lag: Length of the window [ns].
+    """
+
+    rules: Mapping[str, TrackRules]
+    track_of: Mapping[str, str]
+    models: Mapping[str, SensorModel]
+    cameras: dict[str, Camera]
+    lag: int
+
+    def rules_of(self, sensor: str) -> TrackRules:
+        """The rules of the track that a sensor measures."""
+        return self.rules[self.track_of[sensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class NewFactors:
+    """Factors of this step that are not in the window yet, and the measurement behind each row (None: an older one)."""
+
+    sensor: str
+    name: str
+    group: FactorGroup
+    sources: tuple[Measurement | None, ...]
+
+
+def absorb(
+    draft: Draft,
+    registry: Registry,
+    initializer: LandmarkInitializer,
+    measurements: Sequence[Measurement],
+) -> list[NewFactors]:
+    """Takes measurements (ordered by stamp) into the draft.
+
+    Returns:
+        The new factors, still outside the window so that they can be gated.
+    """
+    usable = [m for m in measurements if _take_sample(draft, registry, m)]
+    fresh: list[NewFactors] = []
+    images: dict[tuple[str, int], Measurement] = {}
+    for m in usable:
+        states = _states_for(draft, registry, m)
+        if states is None:
+            continue
+        if isinstance(m, LandmarkMeasurement):
+            camera = registry.cameras[m.sensor]
+            observe(draft, camera, _at(m, states[0]), initializer)
+            images[m.sensor, states[0]] = m
+            draft.verdicts.append((m, None))
+            continue
+        made = registry.models[m.sensor].factors(m, states)
+        if isinstance(made, tuple):
+            draft.verdicts.append((m, made))
+            continue
+        fresh += [
+            NewFactors(m.sensor, name, group, (m,) * group.count) for name, group in made.items()
+        ]
+        draft.verdicts.append((m, None))
+    return fresh + _image_factors(draft, registry, images)
+
+
+def _at(m: LandmarkMeasurement, stamp: int) -> LandmarkMeasurement:
+    """The image with the stamp of the state that it shares."""
+    if m.stamp == stamp:
+        return m
+    return LandmarkMeasurement(
+        sensor=m.sensor,
+        stamp=stamp,
+        frame=m.frame,
+        sequence=m.sequence,
+        observations=m.observations,
+        intrinsics=m.intrinsics,
+    )
+
+
+def _image_factors(
+    draft: Draft, registry: Registry, images: Mapping[tuple[str, int], Measurement]
+) -> list[NewFactors]:
+    rows = ready_rows(draft, registry.cameras)
+    out: list[NewFactors] = []
+    for sensor, camera in registry.cameras.items():
+        mine = [r for r in rows if r.sensor == sensor]
+        for name, (group, members) in corner_factors(draft, camera, mine).items():
+            sources = tuple(images.get((sensor, mine[k].stamp)) for k in members)
+            out.append(NewFactors(sensor, name, group, sources))
+    return out
+
+
+def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
+    """Sensors of motion fill their buffers before any state is made; false if the measurement is finished."""
+    model = registry.models.get(m.sensor)
+    if not isinstance(model, DifferentialPose | Twist) or m.sensor not in draft.state.increments:
+        return True
+    rules = registry.rules_of(m.sensor)
+    if len(draft.stamps(rules.body)):
+        late = too_late(draft, rules, m)
+        if late is not None:
+            draft.verdicts.append((m, late))
+            return False
+    buffer = model.insert(draft.state.increments[m.sensor], m)
+    if isinstance(buffer, tuple):
+        draft.verdicts.append((m, buffer))
+        return False
+    draft.update(increments={**draft.state.increments, m.sensor: buffer})
+    return True
+
+
+def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, ...] | None:
+    """The states that a measurement is about, made if need be; None if it is settled or parked instead."""
+    rules = registry.rules_of(m.sensor)
+    camera = registry.cameras.get(m.sensor)
+    if camera is not None and isinstance(m, LandmarkMeasurement):
+        if camera.intrinsics_of(m) is None:
+            return _park(
+                draft, registry, m, (Reason.MODEL_FAILED, "no camera calibration has arrived")
+            )
+        if not m.observations:
+            return _settle(draft, m, None)
+    if not len(draft.stamps(rules.body)) and not _ignite(draft, registry, rules, m):
+        if m.sensor in draft.state.increments:
+            return _settle(draft, m, None)  # its sample is kept for when the track starts
+        return _park(
+            draft,
+            registry,
+            m,
+            (Reason.TOO_LATE, "no pose to start from arrived within the window"),
+        )
+    late = too_late(draft, rules, m)
+    if late is not None:
+        return _settle(draft, m, late)
+    if m.sensor not in draft.state.increments and must_wait(draft, rules, m.stamp):
+        return _park(draft, registry, m, (Reason.TOO_LATE, "odometry never reached its stamp"))
+    if camera is not None:
+        start_extrinsic(draft, camera)
+    return _existing_or_new(draft, registry, rules, m)
+
+
+def _existing_or_new(
+    draft: Draft, registry: Registry, rules: TrackRules, m: Measurement
+) -> tuple[int, ...] | None:
+    found: list[int] = []
+    for stamp in wanted_stamps(m):
+        state = find_state(draft, rules, stamp)
+        if state is None:
+            if not add_state(draft, rules, stamp, _guess(draft, registry, rules, m, found)):
+                return _park(
+                    draft, registry, m, (Reason.NO_PAIR, "nothing connects it to the window")
+                )
+            state = stamp
+        found.append(state)
+    if len(set(found)) != len(found):
+        return _settle(draft, m, (Reason.NO_PAIR, "both ends fall on one state"))
+    return tuple(found)
+
+
+def _guess(
+    draft: Draft, registry: Registry, rules: TrackRules, m: Measurement, found: Sequence[int]
+) -> Array | None:
+    """What the measurement itself says of its state's pose."""
+    if isinstance(m, LandmarkMeasurement):
+        return registry.cameras[m.sensor].locate(draft, m)
+    if isinstance(m, RelativePoseMeasurement):
+        if not found:
+            return None
+        slot = int(np.searchsorted(draft.stamps(rules.body), found[0]))
+        return compose(draft.pose(rules.body, slot), m.relative)
+    return registry.models[m.sensor].guess(m)
+
+
+def _ignite(draft: Draft, registry: Registry, rules: TrackRules, m: Measurement) -> bool:
+    """Starts a track from its parameters or from a measurement that may start it."""
+    if rules.track.init.mode == "params":
+        start_track(draft, rules, m.stamp, pose_of_rpy(rules.track.init.pose))
+        return True
+    model = registry.models.get(m.sensor)
+    if model is None or not model.config.ignition:
+        return False
+    guess = model.guess(m)
+    if guess is None:
+        return False
+    start_track(draft, rules, m.stamp, guess)
+    return True
+
+
+def _settle(draft: Draft, m: Measurement, verdict: Verdict | None) -> None:
+    draft.verdicts.append((m, verdict))
+
+
+def _park(draft: Draft, registry: Registry, m: Measurement, after_lag: Verdict) -> None:
+    """Waits for what is missing, at most as long as the window is."""
+    if draft.now - m.stamp > registry.lag:
+        draft.verdicts.append((m, after_lag))
+    else:
+        draft.parked.append(m)

@@ -1,0 +1,100 @@
+"""The factors between neighbouring states: measured motion and motion models.
+
+They follow from the states' stamps and the sample buffers alone, so they are made anew for every solve instead of being edited.
+An interval that no sensor covers is tied by the motion model, or, where the track has none, by an inflated random walk, so that a pause of the
+odometry leaves the window in one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dnls_ros.costs import between, constant_velocity, constant_velocity_noise, random_walk
+from dnls_ros.problem import Diagonal, FactorGroup, Loss, Ref, SquareRootInformation
+from dnls_ros.window.bodies import Body
+from dnls_ros.window.increments import Increments, Stamps
+
+GAP_INFLATION = 100.0  # on the standard deviation of a motion model over a gap
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A track's motion model.
+
+    Attributes:
+        model: ``none``, ``random_walk`` or ``constant_velocity``.
+        sigma: (t,) noise density per √s, of the pose or of the velocity.
+        max_gap: Longest interval [ns] over which it is believed as it is.
+    """
+
+    model: str
+    sigma: tuple[float, ...]
+    max_gap: int
+
+
+def chain_groups(
+    body: Body,
+    stamps: Stamps,
+    motion: Motion,
+    increments: Mapping[str, tuple[Increments, Loss | None]],
+) -> dict[str, FactorGroup]:
+    """All factors between neighbouring states of a body.
+
+    Args:
+        body: Whose states.
+        stamps: (N,) their stamps, ascending [ns].
+        motion: The track's model.
+        increments: Sensor → its samples and its robust loss.
+    """
+    if len(stamps) < 2:
+        return {}
+    start, end = stamps[:-1], stamps[1:]
+    groups: dict[str, FactorGroup] = {}
+    covered = np.zeros(len(start), dtype=bool)
+    for sensor, (samples, loss) in increments.items():
+        inside = samples.covered(start, end, motion.max_gap)
+        if inside.any():
+            groups[sensor] = _measured(body, samples, start[inside], end[inside], loss)
+            covered |= inside
+    if motion.model != "none":
+        groups[f"{body.name}.motion"] = _modelled(body, motion, start, end)
+    elif increments and not covered.all():
+        bridge = Motion("random_walk", motion.sigma, 0)
+        groups[f"{body.name}.bridge"] = _modelled(body, bridge, start[~covered], end[~covered])
+    return groups
+
+
+def _refs(name: str, start: Stamps, end: Stamps) -> tuple[Ref, Ref]:
+    return Ref(name, torch.from_numpy(start.copy())), Ref(name, torch.from_numpy(end.copy()))
+
+
+def _measured(
+    body: Body, samples: Increments, start: Stamps, end: Stamps, loss: Loss | None
+) -> FactorGroup:
+    motion, covariance = samples.between(start, end)
+    noise = SquareRootInformation.from_covariance(covariance[None])
+    x_i, x_j = _refs(body.name, start, end)
+    return between(x_i, x_j, motion[None], noise=noise, loss=loss)
+
+
+def _modelled(body: Body, motion: Motion, start: Stamps, end: Stamps) -> FactorGroup:
+    seconds = torch.from_numpy((end - start) * 1e-9)
+    sigma = torch.tensor(motion.sigma, dtype=torch.float64) * _inflation(
+        end - start, motion.max_gap
+    )
+    x_i, x_j = _refs(body.name, start, end)
+    if motion.model == "random_walk":
+        return random_walk(x_i, x_j, noise=Diagonal((sigma * seconds.sqrt()[:, None])[None]))
+    v_i, v_j = _refs(body.velocity, start, end)
+    noise = constant_velocity_noise(sigma[None], seconds[None])
+    return constant_velocity(x_i, v_i, x_j, v_j, seconds[None], noise=noise)
+
+
+def _inflation(spans: NDArray[np.int64], max_gap: int) -> Tensor:
+    return torch.from_numpy(np.where(spans > max_gap, GAP_INFLATION, 1.0))[:, None]

@@ -1,0 +1,184 @@
+"""New states: which stamps get one, and from where they start.
+
+Odometry samples enter their buffers first. Then each measurement gets a state at its stamp: an existing one, or a new one started from
+measured motion, else from the motion model, else from what the measurement itself says. A measurement ahead of the odometry waits for
+it; one older than the window is too late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnls_ros.costs import prior
+from dnls_ros.lie import LieGroup, local, retract
+from dnls_ros.problem import Diagonal, Ref
+from dnls_ros.window.bodies import Array, Body, pose_of_rpy
+from dnls_ros.window.config import EstimatorConfig, TrackConfig
+from dnls_ros.window.increments import Increments
+from dnls_ros.window.measurements import Measurement, Reason, RelativePoseMeasurement
+from dnls_ros.window.state import Draft, single
+
+INITIAL_SPEED_SIGMA = 10.0
+"""Of a new track's twist, every axis [m/s, rad/s]: it says next to nothing."""
+
+
+@dataclass(frozen=True)
+class TrackRules:
+    """What growth needs to know of a track.
+
+    Attributes:
+        body: Its variables.
+        track: Its configuration.
+        chain: Its sensors of motion.
+        period: Least distance of two states [ns].
+        max_gap: Longest believed gap between odometry samples [ns].
+    """
+
+    body: Body
+    track: TrackConfig
+    chain: tuple[str, ...]
+    period: int
+    max_gap: int
+
+    @classmethod
+    def of(cls, config: EstimatorConfig, track: TrackConfig, chain: tuple[str, ...]) -> TrackRules:
+        """From the configuration."""
+        gaps = (round(s * 1e9) for s in (config.window.min_state_gap, config.window.max_gap))
+        return cls(Body.of(track), track, chain, *gaps)
+
+
+def start_track(draft: Draft, rules: TrackRules, stamp: int, pose: Array) -> None:
+    """The first state of a track, with the configured prior if it starts from parameters."""
+    body, init = rules.body, rules.track.init
+    element = body.elements(pose[None])
+    draft.add_values(single(body.name, stamp, element))
+    if init.mode == "params":
+        sigma = torch.tensor(init.sigma, dtype=torch.float64)
+        z = body.elements(pose_of_rpy(init.pose)[None])
+        draft.add_factors(
+            f"{body.name}.init",
+            prior(Ref(body.name, torch.tensor([stamp])), z[None], noise=Diagonal(sigma)),
+        )
+    if body.moving:
+        rest = torch.zeros(1, body.dim, dtype=torch.float64)
+        draft.add_values(single(body.velocity, stamp, rest))
+        noise = Diagonal(torch.full((body.dim,), INITIAL_SPEED_SIGMA, dtype=torch.float64))
+        ref = Ref(body.velocity, torch.tensor([stamp]))
+        draft.add_factors(f"{body.name}.rest", prior(ref, rest[None], noise=noise))
+
+
+def find_state(draft: Draft, rules: TrackRules, stamp: int) -> int | None:
+    """The id of the state within the least distance of a stamp, the nearest one."""
+    stamps = draft.stamps(rules.body)
+    if not len(stamps):
+        return None
+    k = int(np.searchsorted(stamps, stamp))
+    near = stamps[max(k - 1, 0) : k + 1]
+    best = int(near[np.argmin(np.abs(near - stamp))])
+    return best if abs(best - stamp) <= rules.period else None
+
+
+def must_wait(draft: Draft, rules: TrackRules, stamp: int) -> bool:
+    """Whether the track's odometry has not reached a stamp yet and can still be expected to."""
+    newest = [
+        int(s.stamps[-1])
+        for name in rules.chain
+        if len((s := draft.state.increments[name]).stamps)
+    ]
+    if not newest:
+        return False
+    return max(newest) < stamp and draft.now - max(newest) <= rules.max_gap
+
+
+def wanted_stamps(measurement: Measurement) -> tuple[int, ...]:
+    """The stamps at which a measurement needs a state."""
+    if isinstance(measurement, RelativePoseMeasurement):
+        return measurement.stamp_from, measurement.stamp
+    return (measurement.stamp,)
+
+
+def too_late(
+    draft: Draft, rules: TrackRules, measurement: Measurement
+) -> tuple[Reason, str] | None:
+    """The verdict on a measurement that needs a state older than the window."""
+    oldest = int(draft.stamps(rules.body)[0])
+    first = min(wanted_stamps(measurement))
+    if first >= oldest - rules.period:
+        return None
+    age = (oldest - first) * 1e-9
+    if first != measurement.stamp and measurement.stamp >= oldest:
+        return Reason.NO_PAIR, f"its earlier end left the window {age:.3f} s ago"
+    return Reason.TOO_LATE, f"stamped {age:.3f} s before the oldest state of the window"
+
+
+def add_state(draft: Draft, rules: TrackRules, stamp: int, guess: Array | None) -> bool:
+    """A new state at ``stamp``; false if nothing says where it is.
+
+    Args:
+        draft: The working copy.
+        rules: The track.
+        stamp: Its id [ns].
+        guess: A pose (7,) from the measurement itself, used if neither odometry nor a motion model predicts one.
+    """
+    body = rules.body
+    element = predict(draft, rules, stamp)
+    if element is None:
+        if guess is None:
+            return False
+        element = body.elements(guess[None])
+    draft.add_values(single(body.name, stamp, element))
+    if body.moving:
+        draft.add_values(single(body.velocity, stamp, _nearest_velocity(draft, body, stamp)))
+    return True
+
+
+def predict(draft: Draft, rules: TrackRules, stamp: int) -> LieGroup | None:
+    """Where the body is at ``stamp`` by odometry or motion model, one element (1,); None if neither says."""
+    body, stamps = rules.body, draft.stamps(rules.body)
+    k = int(np.searchsorted(stamps, stamp))
+    anchor = max(k - 1, 0)
+    poses = draft.state.values[body.name]
+    assert isinstance(poses, LieGroup)
+    here = poses[0, anchor : anchor + 1]
+    moved = _measured_motion(draft.state.increments, rules, int(stamps[anchor]), stamp)
+    if moved is not None:
+        return here.compose(moved)
+    if rules.track.motion == "none" and not rules.chain:
+        return None
+    if 0 < k < len(stamps):  # between two states: on the geodesic
+        after = poses[0, k : k + 1]
+        return retract(
+            here, local(here, after) * ((stamp - stamps[anchor]) / (stamps[k] - stamps[anchor]))
+        )
+    if body.moving:
+        velocity = draft.state.values[body.velocity]
+        assert isinstance(velocity, Tensor)
+        return retract(
+            here, velocity[0, anchor : anchor + 1] * ((stamp - int(stamps[anchor])) * 1e-9)
+        )
+    return here
+
+
+def _measured_motion(
+    increments: Mapping[str, Increments], rules: TrackRules, start: int, end: int
+) -> LieGroup | None:
+    low, high = np.array([min(start, end)]), np.array([max(start, end)])
+    for name in rules.chain:
+        samples = increments[name]
+        if samples.covered(low, high, rules.max_gap)[0]:
+            motion, _ = samples.between(low, high)
+            return motion if start <= end else motion.inverse()
+    return None
+
+
+def _nearest_velocity(draft: Draft, body: Body, stamp: int) -> Tensor:
+    velocity = draft.state.values[body.velocity]
+    assert isinstance(velocity, Tensor)
+    ids = draft.state.values.ids[body.velocity].numpy()
+    k = min(max(int(np.searchsorted(ids, stamp)) - 1, 0), len(ids) - 1)
+    return velocity[0, k : k + 1].clone()

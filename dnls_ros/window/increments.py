@@ -1,0 +1,206 @@
+"""Sensors that measure motion: samples in a buffer, from which the motion between any two states is read.
+
+Odometry does not belong to a pair of states but to time. Its samples are kept sorted by stamp; the factors between neighbouring
+states are *derived* from them whenever the window is solved. A state that is inserted late splits an interval without any bookkeeping, and every
+order of arrival gives the same factors. Noise is a density per second, so that the parts of an interval add up to the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dnls_ros.lie import LieGroup, local, retract
+from dnls_ros.window.bodies import Array, Body
+
+Stamps = NDArray[np.int64]
+
+
+class Increments(Protocol):
+    """Measured motion over time."""
+
+    @property
+    def stamps(self) -> Stamps:
+        """(K,) ascending stamps of the samples [ns]."""
+        ...
+
+    def covered(self, start: Stamps, end: Stamps, max_gap: int) -> NDArray[np.bool_]:
+        """Which intervals lie between samples that follow one another within ``max_gap`` [ns]."""
+        ...
+
+    def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
+        """The motion x_start⁻¹ · x_end (N,) of covered intervals and its covariance (N, t, t)."""
+        ...
+
+    def since(self, stamp: int) -> Increments:
+        """Without samples that no interval from ``stamp`` on needs."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class MotionNoise:
+    """The noise of one sample, (t, t) each; see `Samples`."""
+
+    density: Array
+    rate_covariance: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The sorted stamps, and the noise density of the time that ends at each sample.
+
+    Attributes:
+        stamps: (K,) [ns].
+        density: (K, t, t) covariance per second between sample k−1 and k.
+        rate_covariance: (K, t, t) covariance of the rate over that interval: its error is one draw per interval, so that it
+            adds rate_covariance · Δt per second.
+    """
+
+    stamps: Stamps
+    density: Array
+    rate_covariance: Array
+
+    def place(self, stamp: int) -> int:
+        """Where a new stamp goes."""
+        return int(np.searchsorted(self.stamps, stamp))
+
+    def covered(self, start: Stamps, end: Stamps, max_gap: int) -> NDArray[np.bool_]:
+        """Which intervals lie between samples that follow one another within ``max_gap`` [ns]."""
+        if len(self.stamps) < 2:
+            return np.zeros(len(start), dtype=bool)
+        inside = (start >= self.stamps[0]) & (end <= self.stamps[-1])
+        gaps_before = np.concatenate([[0], np.cumsum(np.diff(self.stamps) > max_gap)])
+        first = np.searchsorted(self.stamps, start, side="right") - 1
+        last = np.searchsorted(self.stamps, end, side="left")
+        clipped = (
+            gaps_before[np.clip(last, 0, len(self.stamps) - 1)]
+            - gaps_before[np.clip(first, 0, None)]
+        )
+        return inside & (clipped == 0)
+
+    def covariance(self, start: Stamps, end: Stamps) -> Tensor:
+        """∫ density dt over intervals, (N, t, t)."""
+        seconds = np.diff(self.stamps) * 1e-9
+        steps = (self.density[1:] + self.rate_covariance[1:] * seconds[:, None, None]) * seconds[
+            :, None, None
+        ]
+        integral = np.concatenate([np.zeros_like(self.density[:1]), np.cumsum(steps, 0)])
+        return torch.from_numpy(
+            self._interpolate(integral, end) - self._interpolate(integral, start)
+        )
+
+    def _interpolate(self, integral: Array, at: Stamps) -> Array:
+        index, fraction = self.locate(at)
+        return integral[index] + fraction[:, None, None] * (integral[index + 1] - integral[index])
+
+    def locate(self, at: Stamps) -> tuple[Stamps, Array]:
+        """The sample before each stamp and the fraction of the way to the next."""
+        index = np.clip(
+            np.searchsorted(self.stamps, at, side="right") - 1, 0, len(self.stamps) - 2
+        )
+        span = self.stamps[index + 1] - self.stamps[index]
+        return index, (at - self.stamps[index]) / span
+
+    def _inserted(self, k: int, stamp: int, noise: MotionNoise) -> tuple[Stamps, Array, Array]:
+        return (
+            np.insert(self.stamps, k, stamp),
+            np.insert(self.density, k, noise.density, 0),
+            np.insert(self.rate_covariance, k, noise.rate_covariance, 0),
+        )
+
+    def _from(self, k: int) -> tuple[Stamps, Array, Array]:
+        return self.stamps[k:], self.density[k:], self.rate_covariance[k:]
+
+    def keep_from(self, stamp: int) -> int:
+        """Index of the first sample still needed for intervals from ``stamp`` on."""
+        return max(int(np.searchsorted(self.stamps, stamp, side="right")) - 1, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class PoseIncrements(Samples):
+    """Poses in a drifting frame (odometry): only differences count.
+
+    Attributes:
+        poses: Group elements (K,).
+    """
+
+    poses: LieGroup
+
+    @classmethod
+    def empty(cls, body: Body) -> PoseIncrements:
+        """No samples yet."""
+        none = np.zeros((0, body.dim, body.dim))
+        return cls(np.zeros(0, np.int64), none, none, body.elements(np.zeros((0, 7))))
+
+    def insert(self, stamp: int, pose: LieGroup, noise: MotionNoise) -> PoseIncrements:
+        """With one sample more: ``pose`` is a single element with one batch axis."""
+        k = self.place(stamp)
+        tensor = torch.cat([self.poses.tensor[:k], pose.tensor, self.poses.tensor[k:]])
+        return PoseIncrements(*self._inserted(k, stamp, noise), type(self.poses)(tensor))
+
+    def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
+        """Differences of the poses interpolated along geodesics."""
+        return self._at(start).between(self._at(end)), self.covariance(start, end)
+
+    def _at(self, stamps: Stamps) -> LieGroup:
+        index, fraction = self.locate(stamps)
+        before, after = (
+            self.poses[torch.from_numpy(index)],
+            self.poses[torch.from_numpy(index + 1)],
+        )
+        return retract(before, local(before, after) * torch.from_numpy(fraction)[:, None])
+
+    def since(self, stamp: int) -> PoseIncrements:
+        """Without samples that no interval from ``stamp`` on needs."""
+        k = self.keep_from(stamp)
+        return PoseIncrements(*self._from(k), self.poses[k:])
+
+
+@dataclass(frozen=True, eq=False)
+class TwistIncrements(Samples):
+    """Body twists, integrated as linear between samples.
+
+    Attributes:
+        body: Whose twist.
+        twists: (K, t) [m/s, rad/s].
+    """
+
+    body: Body
+    twists: Array
+
+    @classmethod
+    def empty(cls, body: Body) -> TwistIncrements:
+        """No samples yet."""
+        none = np.zeros((0, body.dim, body.dim))
+        return cls(np.zeros(0, np.int64), none, none, body, np.zeros((0, body.dim)))
+
+    def insert(self, stamp: int, twist: Array, noise: MotionNoise) -> TwistIncrements:
+        """With one sample more: ``twist`` (t,)."""
+        k = self.place(stamp)
+        return TwistIncrements(
+            *self._inserted(k, stamp, noise), self.body, np.insert(self.twists, k, twist, 0)
+        )
+
+    def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
+        """Exp of the integrated twist: exact while the twist is constant."""
+        moved = torch.from_numpy(self._integral(end) - self._integral(start))
+        return self.body.group.exp(moved), self.covariance(start, end)
+
+    def _integral(self, at: Stamps) -> Array:
+        seconds = np.diff(self.stamps)[:, None] * 1e-9
+        steps = 0.5 * (self.twists[1:] + self.twists[:-1]) * seconds
+        integral = np.concatenate([np.zeros_like(self.twists[:1]), np.cumsum(steps, 0)])
+        index, fraction = self.locate(at)
+        f = fraction[:, None]
+        here = self.twists[index] + 0.5 * f * (self.twists[index + 1] - self.twists[index])
+        return integral[index] + f * seconds[index] * here
+
+    def since(self, stamp: int) -> TwistIncrements:
+        """Without samples that no interval from ``stamp`` on needs."""
+        k = self.keep_from(stamp)
+        return TwistIncrements(*self._from(k), self.body, self.twists[k:])

@@ -1,0 +1,278 @@
+"""The door of the estimator: every measurement is counted, checked and queued, or rejected with one reason.
+
+Accounting, always and per sensor: received = accepted + Σ rejected + waiting.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from dnls_ros.window.bodies import Array
+from dnls_ros.window.config import EstimatorConfig, SensorConfig
+from dnls_ros.window.measurements import (
+    LandmarkMeasurement,
+    Measurement,
+    OdometryMeasurement,
+    PoseMeasurement,
+    RangeBearingMeasurement,
+    Reason,
+    Rejection,
+    RelativePoseMeasurement,
+    TwistMeasurement,
+)
+
+LARGEST_COORDINATE = 1e7
+"""Positions beyond it [m] are not of this planet's map frames and cost float precision."""
+QUATERNION_TOLERANCE = 0.1
+"""Accepted | ‖q‖ − 1 |: drivers round; what is further off is no rotation."""
+REMEMBERED_STAMPS = 4096
+
+Verdict = tuple[Reason, str]
+
+EXPECTED_TYPES: dict[str, type[Measurement]] = {
+    "pose": PoseMeasurement,
+    "pose_stamped": PoseMeasurement,
+    "odometry": OdometryMeasurement,
+    "twist": TwistMeasurement,
+    "landmarks": LandmarkMeasurement,
+    "range_bearing": RangeBearingMeasurement,
+    "relative_pose": RelativePoseMeasurement,
+}
+
+
+@dataclass
+class SensorCounters:
+    """One sensor's account."""
+
+    received: int = 0
+    accepted: int = 0
+    waiting: int = 0
+    rejected: dict[Reason, int] = field(default_factory=dict[Reason, int])
+    last_problem: str = ""
+
+    @property
+    def balanced(self) -> bool:
+        """Whether received = accepted + Σ rejected + waiting."""
+        return self.received == self.accepted + sum(self.rejected.values()) + self.waiting
+
+
+@dataclass(order=True)
+class _Queued:
+    key: tuple[int, int, int]
+    measurement: Measurement = field(compare=False)
+
+
+class Ingress:
+    """Counts, checks and queues measurements by (stamp, sensor, sequence)."""
+
+    def __init__(self, config: EstimatorConfig) -> None:
+        self.sensors = {s.name: s for s in config.sensors}
+        self.order = {s.name: k for k, s in enumerate(config.sensors)}
+        self.counters = {s.name: SensorCounters() for s in config.sensors}
+        self.future_limit = round(config.time.stamp_future_limit * 1e9)
+        self._queue: list[_Queued] = []
+        self._seen = {s.name: _Recent(REMEMBERED_STAMPS) for s in config.sensors}
+        self._last_used = dict.fromkeys(self.sensors, -(1 << 62))
+        self._sequence = dict.fromkeys(self.sensors, 0)
+
+    def feed(self, item: Measurement | Rejection, now: int | None) -> Reason | None:
+        """Takes one measurement in; the reason if it is rejected at once, None if it waits for the next solve.
+
+        Args:
+            item: A measurement, or a message that could not become one.
+            now: The clock [ns], to recognize stamps of the future; None does not look.
+
+        Raises:
+            KeyError: The sensor is not configured (the caller's mistake, not the data's).
+        """
+        counters = self.counters[item.sensor]
+        counters.received += 1
+        if isinstance(item, Rejection):
+            return self._reject(item.sensor, item.reason, item.text)
+        sensor = self.sensors[item.sensor]
+        if sensor.stamp_offset:
+            item = replace(item, stamp=item.stamp + round(sensor.stamp_offset * 1e9))
+        verdict = self._check(sensor, item, now)
+        if verdict is not None:
+            return self._reject(item.sensor, *verdict)
+        counters.waiting += 1
+        sequence = self._sequence[item.sensor]
+        self._sequence[item.sensor] += 1
+        bisect.insort(self._queue, _Queued((item.stamp, self.order[item.sensor], sequence), item))
+        return None
+
+    def _reject(self, sensor: str, reason: Reason, text: str) -> Reason:
+        counters = self.counters[sensor]
+        counters.rejected[reason] = counters.rejected.get(reason, 0) + 1
+        counters.last_problem = f"{reason.name}: {text}"
+        return reason
+
+    def take(self, now: int) -> list[Measurement]:
+        """Removes and returns what is stamped at or before ``now``, in order; settle each, or `put_back` it."""
+        end = bisect.bisect_right(self._queue, (now, 1 << 62, 1 << 62), key=lambda q: q.key)
+        taken, self._queue = self._queue[:end], self._queue[end:]
+        return [q.measurement for q in taken]
+
+    def put_back(self, measurements: list[Measurement]) -> None:
+        """Returns measurements that must wait for others."""
+        for index, m in enumerate(measurements):
+            key = (m.stamp, self.order[m.sensor], index - (1 << 40))
+            bisect.insort(self._queue, _Queued(key, m))
+
+    def settle(self, measurement: Measurement, verdict: Verdict | None) -> None:
+        """Ends the waiting of one measurement: accepted (None) or rejected."""
+        counters = self.counters[measurement.sensor]
+        counters.waiting -= 1
+        if verdict is None:
+            counters.accepted += 1
+        else:
+            self._reject(measurement.sensor, *verdict)
+
+    def clear(self, reason: Reason, text: str) -> None:
+        """Rejects everything that waits."""
+        for queued in self._queue:
+            self.settle(queued.measurement, (reason, text))
+        self._queue = []
+
+    @property
+    def waiting(self) -> int:
+        """Measurements in the queue."""
+        return len(self._queue)
+
+    def _check(self, sensor: SensorConfig, m: Measurement, now: int | None) -> Verdict | None:
+        if not sensor.enabled:
+            return Reason.SENSOR_DISABLED, "the sensor is disabled"
+        if not isinstance(m, EXPECTED_TYPES[sensor.type]):
+            return (
+                Reason.BAD_SHAPE,
+                f"got a {type(m).__name__}, sensor type {sensor.type} takes another",
+            )
+        if m.stamp <= 0:
+            return Reason.ZERO_STAMP, f"stamp is {m.stamp} ns"
+        if now is not None and m.stamp > now + self.future_limit:
+            return (
+                Reason.FUTURE_STAMP,
+                f"stamp is {(m.stamp - now) * 1e-9:.3f} s ahead of the clock",
+            )
+        if not (m.frame or sensor.frame_override):
+            return (
+                Reason.EMPTY_FRAME,
+                "header.frame_id is empty; set frame_override if that is meant",
+            )
+        bad = check_content(m)
+        if bad is not None:
+            return bad
+        return self._check_history(sensor, m)
+
+    def _check_history(self, sensor: SensorConfig, m: Measurement) -> Verdict | None:
+        key = (m.stamp, m.stamp_from) if isinstance(m, RelativePoseMeasurement) else (m.stamp, 0)
+        if not self._seen[sensor.name].add(key):
+            return Reason.DUPLICATE, f"a measurement stamped {m.stamp} ns was received before"
+        throttle = round(sensor.throttle * 1e9)
+        if throttle and abs(m.stamp - self._last_used[sensor.name]) < throttle:
+            return Reason.THROTTLED, f"closer than {sensor.throttle} s to the last used one"
+        self._last_used[sensor.name] = m.stamp
+        return None
+
+
+class _Recent:
+    """The last N keys seen."""
+
+    def __init__(self, size: int) -> None:
+        self._order: deque[tuple[int, int]] = deque(maxlen=size)
+        self._known: set[tuple[int, int]] = set()
+
+    def add(self, key: tuple[int, int]) -> bool:
+        """False if the key is known."""
+        if key in self._known:
+            return False
+        if len(self._order) == self._order.maxlen:
+            self._known.discard(self._order[0])
+        self._order.append(key)
+        self._known.add(key)
+        return True
+
+
+def check_content(m: Measurement) -> Verdict | None:
+    """What is wrong with a measurement's numbers, whatever the configuration."""
+    if isinstance(m, RelativePoseMeasurement):
+        if m.stamp_from <= 0 or m.stamp_from >= m.stamp:
+            return (
+                Reason.ZERO_STAMP,
+                f"stamp_from {m.stamp_from} must be positive and before {m.stamp}",
+            )
+        return _check_pose(m.relative)
+    if isinstance(m, OdometryMeasurement):
+        return _check_pose(m.pose) or _check_numbers("twist", m.twist, (6,))
+    if isinstance(m, PoseMeasurement):
+        return _check_pose(m.pose)
+    if isinstance(m, TwistMeasurement):
+        return _check_numbers("twist", m.twist, (6,))
+    if isinstance(m, RangeBearingMeasurement):
+        return _check_range_bearing(m)
+    if isinstance(m, LandmarkMeasurement):
+        return _check_landmarks(m)
+    return None
+
+
+def _check_numbers(name: str, values: Array, shape: tuple[int, ...]) -> Verdict | None:
+    values = np.asarray(values)
+    if values.shape != shape:
+        return Reason.BAD_SHAPE, f"{name} has shape {values.shape}, expected {shape}"
+    if not np.isfinite(values).all():
+        return Reason.NOT_FINITE, f"{name} is not finite: {values.tolist()}"
+    return None
+
+
+def _check_pose(pose: Array) -> Verdict | None:
+    bad = _check_numbers("pose", pose, (7,))
+    if bad is not None:
+        return bad
+    if np.abs(pose[:3]).max() > LARGEST_COORDINATE:
+        return (
+            Reason.NOT_FINITE,
+            f"position {pose[:3].tolist()} is beyond {LARGEST_COORDINATE:g} m",
+        )
+    norm = float(np.linalg.norm(pose[3:]))
+    if abs(norm - 1.0) > QUATERNION_TOLERANCE:
+        return (
+            Reason.BAD_QUATERNION,
+            f"quaternion {pose[3:].tolist()} has norm {norm:.6g}, expected 1",
+        )
+    return None
+
+
+def _check_range_bearing(m: RangeBearingMeasurement) -> Verdict | None:
+    count = (len(m.ids),)
+    bad = _check_numbers("ranges", m.ranges, count) or _check_numbers(
+        "bearings", m.bearings, count
+    )
+    if bad is not None:
+        return bad
+    if count[0] and float(np.min(m.ranges)) <= 0:
+        return Reason.BAD_SHAPE, f"ranges must be positive, got {float(np.min(m.ranges))}"
+    if not all(np.isfinite(s) and s >= 0 for s in (m.sigma_range, m.sigma_bearing)):
+        return (
+            Reason.BAD_COVARIANCE,
+            f"sigmas {m.sigma_range}, {m.sigma_bearing} must be finite and not negative",
+        )
+    return None
+
+
+def _check_landmarks(m: LandmarkMeasurement) -> Verdict | None:
+    for seen in m.observations:
+        pixels = np.asarray(seen.pixels)
+        bad = _check_numbers(
+            f"pixels of '{seen.id}'", pixels, (len(pixels), 2) if pixels.ndim else (0, 2)
+        )
+        if bad is None and seen.points is not None:
+            bad = _check_numbers(f"points of '{seen.id}'", seen.points, (len(pixels), 3))
+        if bad is not None:
+            return bad
+        if not np.isfinite(seen.sigma) or seen.sigma < 0:
+            return Reason.BAD_COVARIANCE, f"sigma of '{seen.id}' is {seen.sigma} px"
+    return None

@@ -1,0 +1,193 @@
+"""Marginalization: variables leave, what they knew stays as one dense prior on their neighbours.
+
+All factors that touch a leaving variable, and the previous prior, are linearized; the Schur complement of the leaving part is
+the information the others keep, and its square root is the new prior. Exact for linear problems; for nonlinear ones the linearization is frozen here,
+at the current values or, with first estimates, at the points where the previous prior was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dnls_ros.lie import Element
+from dnls_ros.problem import (
+    DensePrior,
+    FactorGroup,
+    Group,
+    Problem,
+    Structure,
+    Values,
+    normal_equations,
+)
+from dnls_ros.problem.variables import on_storage
+
+Leaving = Mapping[str, Tensor]
+"""Block name → (N,) bool, which of its variables leave."""
+
+
+@dataclass(frozen=True, eq=False)
+class Marginalized:
+    """What is left, and what was taken out.
+
+    Attributes:
+        values: The variables that stay.
+        groups: Factors that touch none of the leaving variables.
+        prior: What the leaving variables knew about the others; None if nothing.
+        removed: Factors that were absorbed by the prior.
+        removed_values: The variables that left.
+    """
+
+    values: Values
+    groups: dict[str, FactorGroup]
+    prior: DensePrior | None
+    removed: dict[str, FactorGroup]
+    removed_values: Values
+
+
+def marginalize(
+    groups: Mapping[str, FactorGroup],
+    prior: DensePrior | None,
+    values: Values,
+    leaving: Leaving,
+    first_estimates: bool = False,
+) -> Marginalized:
+    """Takes the ``leaving`` variables out of the problem.
+
+    Args:
+        groups: All factors, those between states included.
+        prior: The marginal prior so far.
+        values: The linearization point.
+        leaving: Which variables go.
+        first_estimates: Keep the previous prior's linearization point for the variables that it touches.
+    """
+    touched, rest = _split(groups, values, leaving)
+    kept = values
+    for name, mask in leaving.items():
+        kept = kept.select(name, ~mask)
+    removed_values = _subset(
+        values, {name: mask for name, mask in leaving.items() if bool(mask.any())}
+    )
+    involved: dict[str, Group] = dict(touched)
+    if prior is not None:
+        involved["prior"] = prior
+    new_prior = _schur(involved, prior, values, leaving, first_estimates) if involved else None
+    return Marginalized(kept, rest, new_prior, touched, removed_values)
+
+
+def _split(
+    groups: Mapping[str, FactorGroup], values: Values, leaving: Leaving
+) -> tuple[dict[str, FactorGroup], dict[str, FactorGroup]]:
+    """Factors that touch a leaving variable, and the others."""
+    touched: dict[str, FactorGroup] = {}
+    rest: dict[str, FactorGroup] = {}
+    for name, group in groups.items():
+        hit = torch.zeros(group.count, dtype=torch.bool)
+        for ref in group.refs:
+            if ref.name in leaving:
+                hit |= leaving[ref.name][values.slots(ref)]
+        if bool(hit.all()):
+            touched[name] = group
+        elif bool(hit.any()):
+            touched[name], rest[name] = group.select(hit), group.select(~hit)
+        else:
+            rest[name] = group
+    return touched, rest
+
+
+def _subset(values: Values, masks: Mapping[str, Tensor]) -> Values:
+    def part(name: str, mask: Tensor) -> Element:
+        return on_storage(values[name], lambda t: t[:, mask])
+
+    return Values(
+        {n: part(n, m) for n, m in masks.items()},
+        {n: values.ids[n][m] for n, m in masks.items()},
+        checked=True,
+    )
+
+
+def _schur(
+    involved: Mapping[str, Group],
+    prior: DensePrior | None,
+    values: Values,
+    leaving: Leaving,
+    first: bool,
+) -> DensePrior | None:
+    local = _subset(values, _involved_masks(involved, values))
+    problem = Problem(involved)
+    point = _linearization_point(local, prior) if first else local
+    structure = Structure.of(problem, local)
+    fixed = {name: point for name in involved} if first else None
+    normal = normal_equations(problem, local, structure, fixed)
+    matrix = structure.pattern.dense(normal.hessian)
+    gone = _flags(local, values, leaving)
+    if bool(gone.all()):
+        return None
+    information, gradient = schur_complement(matrix, normal.gradient, gone)
+    stay = {name: ~_leaving_here(name, local, values, leaving) for name in local}
+    kept = _subset(local, {name: mask for name, mask in stay.items() if bool(mask.any())})
+    kept_point = _subset(point, {name: mask for name, mask in stay.items() if bool(mask.any())})
+    if (
+        first
+    ):  # g was taken at the current values; the quadratic is written around the first estimates
+        shift = kept_point.local(kept)
+        gradient = gradient - (information @ shift[..., None])[..., 0]
+    return DensePrior.from_information(kept_point, information, gradient, first)
+
+
+def schur_complement(matrix: Tensor, gradient: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
+    """Information and gradient (B, k, k), (B, k) of the variables that stay.
+
+    Args:
+        matrix: (B, n, n) H.
+        gradient: (B, n) g.
+        gone: (n,) bool, which entries leave. Directions of theirs without information carry nothing over.
+    """
+    h_mm, h_mk, h_kk = (
+        matrix[:, gone][:, :, gone],
+        matrix[:, gone][:, :, ~gone],
+        matrix[:, ~gone][:, :, ~gone],
+    )
+    right = torch.cat([h_mk, gradient[:, gone, None]], 2)
+    lower, info = torch.linalg.cholesky_ex(h_mm)
+    if bool((info == 0).all()):
+        solved = torch.cholesky_solve(right, lower)
+    else:
+        solved = torch.linalg.pinv(h_mm, hermitian=True, rtol=1e-13) @ right
+    information = h_kk - h_mk.mT @ solved[..., :-1]
+    reduced = gradient[:, ~gone] - (h_mk.mT @ solved[..., -1:])[..., 0]
+    return 0.5 * (information + information.mT), reduced
+
+
+def _involved_masks(involved: Mapping[str, Group], values: Values) -> dict[str, Tensor]:
+    masks: dict[str, Tensor] = {}
+    for name, ids in values.ids.items():
+        seen = [r.ids for group in involved.values() for r in group.refs if r.name == name]
+        if seen:
+            masks[name] = torch.isin(ids, torch.cat(seen))
+    return masks
+
+
+def _leaving_here(name: str, local: Values, values: Values, leaving: Leaving) -> Tensor:
+    ids = local.ids[name]
+    return (
+        torch.isin(ids, values.ids[name][leaving[name]])
+        if name in leaving
+        else torch.zeros(len(ids), dtype=torch.bool)
+    )
+
+
+def _flags(local: Values, values: Values, leaving: Leaving) -> Tensor:
+    """(n,) which entries of the local tangent vector leave."""
+    parts = [
+        _leaving_here(block.name, local, values, leaving).repeat_interleave(block.tangent_dim)
+        for block in local.layout()
+    ]
+    return torch.cat(parts)
+
+
+def _linearization_point(local: Values, prior: DensePrior | None) -> Values:
+    return local if prior is None else local.overwrite(prior.point)

@@ -1,0 +1,73 @@
+"""Whose noise is believed: the message's covariance, the configured sigma, or the message's scaled.
+
+Messages carry covariances that are zero (unknown, REP-145), −1 in the first entry (absent), not symmetric, not positive definite, or absurd. Each
+ends in a usable covariance or in one reason.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dnls_ros.window.bodies import Array
+from dnls_ros.window.config import SensorConfig
+from dnls_ros.window.measurements import Reason
+
+LARGEST_VARIANCE = 1e8
+"""Above it an axis is taken for unmeasured [m², rad²]: drivers write 1e9 … 1e12 for «ignore this»."""
+ASYMMETRY = 1e-3
+"""Largest accepted |Σ − Σᵀ| relative to the largest entry."""
+
+Bad = tuple[Reason, str]
+
+
+def covariance_of(sensor: SensorConfig, given: Array | None, axes: tuple[int, ...]) -> Array | Bad:
+    """The covariance (k, k) to use for a sensor's measured axes, or why there is none.
+
+    Args:
+        sensor: Its policy, sigma, floor and scale.
+        given: The message's covariance (6, 6), or None.
+        axes: Which of its rows are measured.
+    """
+    if sensor.covariance == "fixed" or given is None:
+        return _fixed(sensor, len(axes))
+    chosen = np.asarray(given, dtype=np.float64)[np.ix_(axes, axes)]
+    if not np.isfinite(chosen).all():
+        return Reason.NOT_FINITE, f"covariance is not finite: diagonal {np.diag(chosen).tolist()}"
+    if not chosen.any() or chosen[0, 0] == -1.0:
+        if sensor.on_zero_covariance == "use_fixed" and sensor.sigma:
+            return _fixed(sensor, len(axes))
+        kind = "all zero (unknown)" if not chosen.any() else "marked absent by −1"
+        return (
+            Reason.BAD_COVARIANCE,
+            f"covariance is {kind}; set sigma and covariance: fixed for sensor '{sensor.name}'",
+        )
+    scale = sensor.covariance_scale if sensor.covariance == "scaled" else 1.0
+    return _checked(sensor, scale * chosen)
+
+
+def _fixed(sensor: SensorConfig, count: int) -> Array | Bad:
+    if len(sensor.sigma) != count:
+        return Reason.BAD_COVARIANCE, (
+            f"no covariance in the message and sensor '{sensor.name}' has {len(sensor.sigma)} sigmas for {count} axes"
+        )
+    return np.diag(np.square(sensor.sigma))
+
+
+def _checked(sensor: SensorConfig, covariance: Array) -> Array | Bad:
+    largest = np.abs(covariance).max()
+    if np.abs(covariance - covariance.T).max() > ASYMMETRY * largest:
+        return Reason.BAD_COVARIANCE, "covariance is not symmetric"
+    symmetric = 0.5 * (covariance + covariance.T)
+    diagonal = np.diag(symmetric)
+    if (diagonal < 0).any():
+        return Reason.BAD_COVARIANCE, f"covariance has a negative variance: {diagonal.tolist()}"
+    huge = diagonal > LARGEST_VARIANCE
+    symmetric[huge, :] = 0.0
+    symmetric[:, huge] = 0.0
+    symmetric[huge, huge] = LARGEST_VARIANCE
+    floor = np.square(np.broadcast_to(sensor.sigma_floor, diagonal.shape))
+    raised = symmetric + np.diag(np.maximum(floor - np.diag(symmetric), 0.0))
+    scale = np.sqrt(np.diag(raised))
+    if np.linalg.eigvalsh(raised / np.outer(scale, scale))[0] < 1e-12:
+        return Reason.BAD_COVARIANCE, "covariance is not positive definite"
+    return raised

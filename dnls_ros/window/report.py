@@ -1,0 +1,279 @@
+"""From a solved window to what is said outside: estimates, covariances, answers to queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnls_ros.lie import LieGroup, local
+from dnls_ros.linear import Factorization
+from dnls_ros.optim import Solution, Status
+from dnls_ros.problem import FactorGroup
+from dnls_ros.window.absorb import Registry
+from dnls_ros.window.bodies import Array, Body
+from dnls_ros.window.growth import TrackRules
+from dnls_ros.window.query import Interpolated, extrapolate, interpolate
+from dnls_ros.window.results import PoseAt, PoseReason, StepResult, TrackEstimate
+from dnls_ros.window.rigid import IDENTITY
+from dnls_ros.window.state import LANDMARK
+from dnls_ros.window.step import Step
+
+UNKNOWN_VARIANCE = 1e6
+"""Stands for a covariance that could not be computed: never zero, never NaN."""
+
+
+@dataclass(frozen=True, eq=False)
+class Marginals:
+    """The last solved window, and covariances from its factorization.
+
+    Attributes:
+        solution: Of the minimization.
+        factorization: Of the undamped Hessian there.
+        registry: Tracks and sensors.
+        window_id: Count of solves.
+    """
+
+    solution: Solution
+    factorization: Factorization
+    registry: Registry
+    window_id: int
+
+    def stamps(self, body: Body) -> np.ndarray:
+        """The body's states [ns]."""
+        ids = self.solution.values.ids.get(body.name)
+        return np.zeros(0, np.int64) if ids is None else ids.numpy()
+
+    def pose(self, body: Body, slot: int) -> LieGroup:
+        """One state, an element (1,)."""
+        poses = self.solution.values[body.name]
+        assert isinstance(poses, LieGroup)
+        return poses[0, slot : slot + 1]
+
+    def indices(self, name: str, slots: list[int]) -> list[int]:
+        """Tangent indices of some variables of a block."""
+        block = next(b for b in self.factorization.pattern.blocks if b.name == name)
+        start = [block.offset + s * block.tangent_dim for s in slots]
+        return [s + k for s in start for k in range(block.tangent_dim)]
+
+    def covariance(self, indices: list[int]) -> Tensor:
+        """The joint covariance (k, k) of tangent entries; large and diagonal if the window is singular."""
+        count = len(indices)
+        unit = torch.zeros(1, self.factorization.pattern.n, count, dtype=torch.float64)
+        unit[0, torch.tensor(indices), torch.arange(count)] = 1.0
+        block = self.factorization.solve(unit)[0, torch.tensor(indices)]
+        if not bool(block.isfinite().all()):
+            return UNKNOWN_VARIANCE * torch.eye(count, dtype=torch.float64)
+        return 0.5 * (block + block.mT)
+
+    def twist(self, body: Body, slot: int) -> Tensor:
+        """The body twist (1, t) at a state: estimated, or from its neighbour."""
+        if body.moving:
+            velocity = self.solution.values[body.velocity]
+            assert isinstance(velocity, Tensor)
+            return velocity[0, slot : slot + 1]
+        stamps = self.stamps(body)
+        if len(stamps) < 2:
+            return torch.zeros(1, body.dim, dtype=torch.float64)
+        end = max(slot, 1)
+        seconds = float(stamps[end] - stamps[end - 1]) * 1e-9
+        return local(self.pose(body, end - 1), self.pose(body, end)) / seconds
+
+
+def describe(done: Step, marginals: Marginals) -> StepResult:
+    """The result of a step."""
+    registry, solution = marginals.registry, done.solution
+    tracks = {
+        name: _track(done, marginals, rules)
+        for name, rules in registry.rules.items()
+        if len(marginals.stamps(rules.body))
+    }
+    final, status = float(solution.cost[0]), solution.status[0]
+    initial = float(solution.initial_cost[0])
+    landmarks = solution.values.ids.get(LANDMARK)
+    return StepResult(
+        stamp=max(int(t.stamps[-1]) for t in tracks.values()),
+        now=done.draft.now,
+        window_id=marginals.window_id,
+        accepted=status not in (Status.NOT_FINITE, Status.SINGULAR) and final <= initial,
+        status=status.value,
+        iterations=int(solution.iterations[0]),
+        cost_initial=initial,
+        cost_final=final,
+        states=sum(len(t.stamps) for t in tracks.values()),
+        landmarks=0 if landmarks is None else len(landmarks),
+        factors=sum(getattr(g, "count", 1) for g in solution.assembly.problem.values()),
+        tracks=tracks,
+        nis={sensor: total / dims for sensor, (total, dims) in done.nis.items()},
+        notes=dict(done.draft.notes),
+        seconds=dict(done.seconds),
+    )
+
+
+def _track(done: Step, marginals: Marginals, rules: TrackRules) -> TrackEstimate:
+    body = rules.body
+    stamps = marginals.stamps(body)
+    poses = marginals.solution.values[body.name]
+    assert isinstance(poses, LieGroup)
+    newest = len(stamps) - 1
+    covariance = marginals.covariance(marginals.indices(body.name, [newest])).numpy()
+    twist_covariance = None
+    if body.moving:
+        twist_covariance = body.expand(
+            marginals.covariance(marginals.indices(body.velocity, [newest])).numpy()
+        )
+    settled_stamps, settled_poses = _settled(done, body)
+    return TrackEstimate(
+        stamps=stamps.copy(),
+        poses=body.poses(poses[0]),
+        covariance=body.expand(covariance),
+        twist=body.expand_vector(marginals.twist(body, newest)[0].numpy()),
+        twist_covariance=twist_covariance,
+        settled_stamps=settled_stamps,
+        settled_poses=settled_poses,
+    )
+
+
+def _settled(done: Step, body: Body) -> tuple[np.ndarray, Array]:
+    left = done.marginalized.removed_values if done.marginalized is not None else None
+    if left is None or body.name not in left:
+        return np.zeros(0, np.int64), np.zeros((0, 7))
+    poses = left[body.name]
+    assert isinstance(poses, LieGroup)
+    return left.ids[body.name].numpy().copy(), body.poses(poses[0])
+
+
+def answer(
+    marginals: Marginals | None,
+    registry: Registry,
+    stamp: int,
+    track: str,
+    with_covariance: bool,
+    limit: float,
+) -> PoseAt:
+    """The pose of a track at a stamp, or why there is none."""
+    name = track or next(iter(registry.rules))
+    rules = registry.rules.get(name)
+    if rules is None:
+        return _no(
+            PoseReason.UNKNOWN_TRACK,
+            f"no track '{name}'; there are {list(registry.rules)}",
+            marginals,
+        )
+    if stamp <= 0:
+        return _no(PoseReason.BAD_STAMP, f"stamp {stamp} ns is not positive", marginals)
+    stamps = np.zeros(0, np.int64) if marginals is None else marginals.stamps(rules.body)
+    if marginals is None or not len(stamps):
+        return _no(PoseReason.NOT_TRACKING, f"track '{name}' has no estimate yet", marginals)
+    if stamp < stamps[0]:
+        early = (int(stamps[0]) - stamp) * 1e-9
+        return _no(
+            PoseReason.BEFORE_WINDOW,
+            f"{early:.3f} s before the oldest state of the window",
+            marginals,
+        )
+    ahead = (stamp - int(stamps[-1])) * 1e-9
+    if ahead > limit:
+        return _no(
+            PoseReason.TOO_FAR_AHEAD,
+            f"{ahead:.3f} s ahead of the newest state, the limit is {limit:g} s",
+            marginals,
+        )
+    if ahead > 0:
+        return _ahead(marginals, rules, ahead, with_covariance)
+    return _between(marginals, rules, stamp, with_covariance)
+
+
+def _no(reason: PoseReason, message: str, marginals: Marginals | None) -> PoseAt:
+    window_id = 0 if marginals is None else marginals.window_id
+    return PoseAt(
+        False, reason, IDENTITY.copy(), None, np.zeros(6), False, 0.0, window_id, message
+    )
+
+
+def _ahead(
+    marginals: Marginals, rules: TrackRules, seconds: float, with_covariance: bool
+) -> PoseAt:
+    body, newest = rules.body, len(marginals.stamps(rules.body)) - 1
+    twist = marginals.twist(body, newest)
+    pose, carried = extrapolate(marginals.pose(body, newest), twist, seconds)
+    covariance = None
+    if with_covariance:
+        at_state = marginals.covariance(marginals.indices(body.name, [newest]))
+        growth = torch.diag(torch.tensor(rules.track.motion_sigma, dtype=torch.float64) ** 2)
+        # A velocity's random walk adds σ² t³/3 to the pose, a pose's own adds σ² t.
+        growth = growth * (seconds**3 / 3 if body.moving else seconds)
+        if body.moving:
+            growth = (
+                growth
+                + marginals.covariance(marginals.indices(body.velocity, [newest])) * seconds**2
+            )
+        covariance = body.expand((carried @ at_state @ carried.mT + growth).numpy())
+    return PoseAt(
+        True,
+        PoseReason.OK,
+        body.poses(pose)[0],
+        covariance,
+        body.expand_vector(twist[0].numpy()),
+        True,
+        seconds,
+        marginals.window_id,
+        f"extrapolated by {seconds:.3f} s",
+    )
+
+
+def _between(marginals: Marginals, rules: TrackRules, stamp: int, with_covariance: bool) -> PoseAt:
+    body, stamps = rules.body, marginals.stamps(rules.body)
+    after = int(np.searchsorted(stamps, stamp))
+    before = after if stamps[after] == stamp else after - 1
+    span = float(stamps[after] - stamps[before])
+    fraction = (stamp - int(stamps[before])) / span if span else 0.0
+    between = interpolate(marginals.pose(body, before), marginals.pose(body, after), fraction)
+    covariance = None
+    if with_covariance:
+        covariance = body.expand(
+            _interpolated_covariance(marginals, body, (before, after), fraction, between).numpy()
+        )
+    twist = marginals.twist(body, after)
+    return PoseAt(
+        True,
+        PoseReason.OK,
+        body.poses(between.pose)[0],
+        covariance,
+        body.expand_vector(twist[0].numpy()),
+        False,
+        0.0,
+        marginals.window_id,
+        "interpolated" if span else "at a state",
+    )
+
+
+def _interpolated_covariance(
+    marginals: Marginals, body: Body, ends: tuple[int, int], fraction: float, between: Interpolated
+) -> Tensor:
+    if ends[0] == ends[1]:
+        return marginals.covariance(marginals.indices(body.name, [ends[0]]))
+    joint = marginals.covariance(marginals.indices(body.name, list(ends)))
+    carry = torch.cat([between.from_start, between.from_end], 1)
+    bridge = fraction * (1 - fraction) * _interval_covariance(marginals, body, ends)
+    return carry @ joint @ carry.mT + bridge
+
+
+def _interval_covariance(marginals: Marginals, body: Body, ends: tuple[int, int]) -> Tensor:
+    """Covariance (t, t) of the measured motion between two neighbouring states; 0 if nothing measured it."""
+    start, end = marginals.stamps(body)[list(ends)].tolist()
+    information = torch.zeros(body.dim, body.dim, dtype=torch.float64)
+    for group in marginals.solution.assembly.problem.values():
+        if not isinstance(group, FactorGroup) or [r.name for r in group.refs] != [body.name] * 2:
+            continue
+        rows = (group.refs[0].ids == start) & (group.refs[1].ids == end)
+        if group.noise is None or not bool(rows.any()):
+            continue
+        chosen = group.select(rows)
+        assert chosen.noise is not None
+        white = chosen.noise.whiten_jacobian(torch.eye(body.dim, dtype=torch.float64)[None, None])
+        information += (white.mT @ white).sum((0, 1))
+    covariance, failed = torch.linalg.inv_ex(information)
+    return covariance if int(failed) == 0 else torch.zeros_like(information)

@@ -1,0 +1,374 @@
+"""What each kind of measurement says about the states: measurements in, factors out.
+
+A sensor model is a small class with three answers: which pose a measurement suggests for a state without a prediction (`guess`), which
+sample of motion it brings (`sample`), and which factor it makes (`factor`). Images have a module of their own, `images`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from dnls_ros.costs import between, partial_pose, prior, range_bearing
+from dnls_ros.lie import SE3
+from dnls_ros.problem import (
+    Cauchy,
+    FactorGroup,
+    GemanMcClure,
+    Huber,
+    Loss,
+    Ref,
+    Shared,
+    SquareRootInformation,
+    Tukey,
+    Welsch,
+)
+from dnls_ros.window.bodies import Array, Body, adjoint, pose_of_rpy
+from dnls_ros.window.config import SensorConfig
+from dnls_ros.window.increments import Increments, MotionNoise, PoseIncrements, TwistIncrements
+from dnls_ros.window.ingress import Verdict
+from dnls_ros.window.landmark_map import LandmarkMap
+from dnls_ros.window.measurements import (
+    Measurement,
+    OdometryMeasurement,
+    PoseMeasurement,
+    RangeBearingMeasurement,
+    Reason,
+    RelativePoseMeasurement,
+    TwistMeasurement,
+)
+from dnls_ros.window.noise import covariance_of
+from dnls_ros.window.rigid import compose, inverse, rotation_matrix
+
+POSE_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
+TWIST_AXES = ("vx", "vy", "vz", "vroll", "vpitch", "vyaw")
+UNMEASURED_DENSITY = 1e4
+"""Variance per second of axes that a sensor of motion does not measure [m²/s, rad²/s]."""
+
+Factors = dict[str, FactorGroup]
+
+
+class SensorModel(Protocol):
+    """How a sensor's measurements become factors."""
+
+    config: SensorConfig
+    body: Body
+
+    def guess(self, m: Measurement) -> Array | None:
+        """The body's pose (7,) by this measurement alone."""
+        ...
+
+    def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
+        """The factors of one measurement on its states (ids, in time order), by name of their group."""
+        ...
+
+
+class MotionModel(SensorModel, Protocol):
+    """A sensor of motion: its samples go to a buffer instead."""
+
+    def empty(self) -> Increments:
+        """No samples yet."""
+        ...
+
+    def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
+        """The buffer with one sample more."""
+        ...
+
+
+def loss_of(config: SensorConfig) -> Loss | None:
+    """The configured robust loss."""
+    kinds: dict[str, type[Huber | Cauchy | GemanMcClure | Tukey | Welsch]] = {
+        "huber": Huber,
+        "cauchy": Cauchy,
+        "geman_mcclure": GemanMcClure,
+        "tukey": Tukey,
+        "welsch": Welsch,
+    }
+    kind = kinds.get(config.robust)
+    return None if kind is None else kind(config.robust_scale)
+
+
+def _positions(config: SensorConfig, names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(names.index(a) for a in config.axes)
+
+
+def _noise(covariance: Array) -> SquareRootInformation:
+    return SquareRootInformation.from_covariance(
+        torch.from_numpy(np.ascontiguousarray(covariance))[None, None]
+    )
+
+
+def _selected_noise(covariance: Array, axes: tuple[int, ...], dim: int) -> SquareRootInformation:
+    """L (k, t) of a covariance (k, k) on some axes of a t-dimensional residual: the other axes are not seen."""
+    factor = _noise(covariance).factor
+    selection = torch.zeros(len(axes), dim, dtype=torch.float64)
+    selection[torch.arange(len(axes)), torch.tensor(axes)] = 1.0
+    return SquareRootInformation(factor @ selection)
+
+
+def _tangent_axes(axes: tuple[int, ...], body: Body) -> tuple[int, ...]:
+    """Positions of SE(3) axes in the body's tangent."""
+    return tuple(body.axes.index(a) for a in axes)
+
+
+def _ref(name: str, stamp: int) -> Ref:
+    return Ref(name, torch.tensor([stamp]))
+
+
+@dataclass(frozen=True)
+class AbsolutePose:
+    """Poses in a frame that does not drift: pose, pose_stamped, odometry taken as absolute.
+
+    Axes are those of ROS, fixed in the parent frame. All axes of the body: one prior on the pose. Some: a residual on those axes only, of the
+    sensor's own frame, so that a position fix with a lever arm says nothing about the orientation it did not measure.
+    """
+
+    config: SensorConfig
+    body: Body
+
+    def guess(self, m: Measurement) -> Array | None:
+        """The measured pose, if all axes of the body are measured."""
+        assert isinstance(m, PoseMeasurement)
+        if not self._complete:
+            return None
+        return compose(_unit(m.pose), inverse(pose_of_rpy(self.config.extrinsic)))
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return _positions(self.config, POSE_AXES)
+
+    @property
+    def _complete(self) -> bool:
+        return set(self._axes) >= set(self.body.axes)
+
+    def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
+        """One prior on the pose, or on the measured axes."""
+        assert isinstance(m, PoseMeasurement)
+        pose = _unit(m.pose)
+        turn = np.kron(np.eye(2), rotation_matrix(pose))
+        given = None if m.covariance is None else _turned(turn, m.covariance)
+        covariance = covariance_of(self.config, given, self._axes)
+        if isinstance(covariance, tuple):
+            return covariance
+        ref, loss = _ref(self.body.name, states[0]), loss_of(self.config)
+        if not self._complete:
+            return {self.config.name: self._partial(ref, pose, covariance, loss)}
+        return {self.config.name: self._full(ref, pose, turn, covariance, loss)}
+
+    def _full(
+        self, ref: Ref, pose: Array, turn: Array, covariance: Array, loss: Loss | None
+    ) -> FactorGroup:
+        axes = list(self._axes)
+        everything = np.zeros((6, 6))  # a planar body has no freedom in the axes left out
+        everything[np.ix_(axes, axes)] = covariance
+        extrinsic = pose_of_rpy(self.config.extrinsic)
+        carry = adjoint(extrinsic) @ turn.T  # fixed axes → axes of the sensor → axes of the body
+        tangent = self.body.reduce(carry @ everything @ carry.T)
+        z = self.body.elements(compose(pose, inverse(extrinsic))[None])
+        return prior(ref, z[None], noise=_noise(tangent), loss=loss)
+
+    def _partial(self, ref: Ref, pose: Array, covariance: Array, loss: Loss | None) -> FactorGroup:
+        seen = [k for k, axis in enumerate(self._axes) if axis in self.body.axes]
+        axes = _tangent_axes(tuple(self._axes[k] for k in seen), self.body)
+        noise = _selected_noise(covariance[np.ix_(seen, seen)], axes, self.body.dim)
+        extrinsic = self.body.elements(pose_of_rpy(self.config.extrinsic)[None])
+        z = self.body.elements(pose[None])
+        return partial_pose(ref, extrinsic[None], z[None], noise=noise, loss=loss)
+
+
+@dataclass(frozen=True)
+class DifferentialPose:
+    """Poses in a drifting frame: only the motion between them counts (odometry, or poses of a matcher)."""
+
+    config: SensorConfig
+    body: Body
+
+    def guess(self, m: Measurement) -> Array | None:
+        """None: the frame drifts."""
+        return None
+
+    def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
+        """None of its own: the samples make them."""
+        return {}
+
+    def empty(self) -> Increments:
+        """No samples yet."""
+        return PoseIncrements.empty(self.body)
+
+    def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
+        """The pose, with sigma² as noise per second or the twist's covariance as noise of the rate."""
+        assert isinstance(m, PoseMeasurement)
+        assert isinstance(buffer, PoseIncrements)
+        given = m.twist_covariance if isinstance(m, OdometryMeasurement) else m.covariance
+        noise = _motion_noise(self.config, self.body, given, POSE_AXES)
+        if not isinstance(noise, MotionNoise):
+            return noise
+        pose = compose(_unit(m.pose), inverse(pose_of_rpy(self.config.extrinsic)))
+        return buffer.insert(m.stamp, self.body.elements(pose[None]), noise)
+
+
+@dataclass(frozen=True)
+class Twist:
+    """Body twists: factors on the twist block where the track has one, else integrated to motion."""
+
+    config: SensorConfig
+    body: Body
+
+    def guess(self, m: Measurement) -> Array | None:
+        """None: a twist says nothing about the pose."""
+        return None
+
+    def _body_twist(self, m: Measurement) -> Array:
+        assert isinstance(m, TwistMeasurement)
+        return adjoint(pose_of_rpy(self.config.extrinsic)) @ m.twist
+
+    def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
+        """A prior on the twist block, if there is one."""
+        assert isinstance(m, TwistMeasurement)
+        if not self.body.moving:
+            return {}
+        axes = _positions(self.config, TWIST_AXES)
+        covariance = covariance_of(self.config, m.covariance, axes)
+        if isinstance(covariance, tuple):
+            return covariance
+        seen = [k for k, axis in enumerate(axes) if axis in self.body.axes]
+        inside = _tangent_axes(tuple(axes[k] for k in seen), self.body)
+        noise = _selected_noise(covariance[np.ix_(seen, seen)], inside, self.body.dim)
+        z = self.body.tangent(self._body_twist(m))
+        return {
+            self.config.name: prior(
+                _ref(self.body.velocity, states[0]),
+                z[None, None],
+                noise=noise,
+                loss=loss_of(self.config),
+            )
+        }
+
+    def empty(self) -> Increments:
+        """No samples yet."""
+        return TwistIncrements.empty(self.body)
+
+    def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
+        """The twist, its covariance as noise of the rate."""
+        assert isinstance(m, TwistMeasurement)
+        assert isinstance(buffer, TwistIncrements)
+        noise = _motion_noise(self.config, self.body, m.covariance, TWIST_AXES)
+        if not isinstance(noise, MotionNoise):
+            return noise
+        return buffer.insert(m.stamp, self._body_twist(m)[list(self.body.axes)], noise)
+
+
+@dataclass(frozen=True)
+class RelativePose:
+    """Motion between two stamps by an external matcher."""
+
+    config: SensorConfig
+    body: Body
+
+    def guess(self, m: Measurement) -> Array | None:
+        """None: growth starts its later state from the earlier one."""
+        return None
+
+    def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
+        """One factor between the states at its two stamps."""
+        assert isinstance(m, RelativePoseMeasurement)
+        axes = _positions(self.config, POSE_AXES)
+        covariance = covariance_of(self.config, m.covariance, axes)
+        if isinstance(covariance, tuple):
+            return covariance
+        seen = [k for k, axis in enumerate(axes) if axis in self.body.axes]
+        inside = _tangent_axes(tuple(axes[k] for k in seen), self.body)
+        noise = _selected_noise(covariance[np.ix_(seen, seen)], inside, self.body.dim)
+        extrinsic = pose_of_rpy(self.config.extrinsic)
+        z = self.body.elements(
+            compose(compose(extrinsic, _unit(m.relative)), inverse(extrinsic))[None]
+        )
+        refs = _ref(self.body.name, states[0]), _ref(self.body.name, states[1])
+        return {self.config.name: between(*refs, z[None], noise=noise, loss=loss_of(self.config))}
+
+
+@dataclass(frozen=True)
+class RangeBearing:
+    """Ranges and bearings to point landmarks of known position."""
+
+    config: SensorConfig
+    body: Body
+    landmarks: LandmarkMap
+
+    def guess(self, m: Measurement) -> Array | None:
+        """None: a range alone gives no pose."""
+        return None
+
+    def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
+        """One factor per known landmark; the others are left out."""
+        assert isinstance(m, RangeBearingMeasurement)
+        known = [
+            (k, p.position)
+            for k, name in enumerate(m.ids)
+            if (p := self.landmarks.points.get(name)) and p.position is not None
+        ]
+        if not known:
+            return {}
+        sigma = self._sigma(m)
+        if not isinstance(sigma, np.ndarray):
+            return sigma
+        rows = [k for k, _ in known]
+        z = torch.from_numpy(np.stack([m.ranges[rows], m.bearings[rows]], 1))
+        points = torch.from_numpy(np.stack([p for _, p in known]))
+        mount = SE3(torch.from_numpy(pose_of_rpy(self.config.extrinsic)))
+        ref = Ref(self.body.name, torch.full((len(rows),), states[0]))
+        noise = SquareRootInformation(
+            torch.from_numpy(np.diag(1 / sigma))[None, None].expand(1, len(rows), 2, 2)
+        )
+        return {
+            self.config.name: range_bearing(
+                ref, Shared(mount), points[None], z[None], noise=noise, loss=loss_of(self.config)
+            )
+        }
+
+    def _sigma(self, m: RangeBearingMeasurement) -> Array | Verdict:
+        given = np.array([m.sigma_range, m.sigma_bearing])
+        if self.config.covariance == "fixed" or not given.any():
+            if len(self.config.sigma) != 2:
+                return (
+                    Reason.BAD_COVARIANCE,
+                    f"sigmas are zero and sensor '{self.config.name}' sets none",
+                )
+            given = np.array(self.config.sigma)
+        return np.maximum(given, self.config.sigma_floor)
+
+
+def _unit(pose: Array) -> Array:
+    """With a quaternion of exactly unit length."""
+    return np.concatenate([pose[:3], pose[3:] / np.linalg.norm(pose[3:])])
+
+
+def _turned(turn: Array, covariance: Array) -> Array:
+    """The tangent covariance in the fixed axes of the parent frame; markers and zeros stay what they are."""
+    given = np.asarray(covariance, dtype=np.float64)
+    return given if given[0, 0] == -1.0 or not given.any() else turn @ given @ turn.T
+
+
+def _motion_noise(
+    config: SensorConfig, body: Body, given: Array | None, names: tuple[str, ...]
+) -> MotionNoise | Verdict:
+    axes = _positions(config, names)
+    covariance = covariance_of(config, given, axes)
+    if isinstance(covariance, tuple):
+        return covariance
+    fixed = (
+        config.covariance == "fixed"
+        or given is None
+        or not np.asarray(given).any()
+        or given[0, 0] == -1.0
+    )
+    carry = adjoint(pose_of_rpy(config.extrinsic))
+    seen = np.zeros((6, 6))
+    seen[np.ix_(axes, axes)] = covariance
+    unseen = np.diag([0.0 if a in axes else UNMEASURED_DENSITY for a in range(6)])
+    measured, missing = (body.reduce(carry @ c @ carry.T) for c in (seen, unseen))
+    zero = np.zeros_like(measured)
+    return MotionNoise(measured + missing, zero) if fixed else MotionNoise(missing, measured)

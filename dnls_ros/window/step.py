@@ -1,0 +1,288 @@
+"""One step of the estimator: absorb, gate, solve, marginalize, report. Everything on a draft."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnls_ros.linear import Factorization, LinearSolver
+from dnls_ros.optim import Assembly, LevenbergMarquardt, Solution, Tolerances, minimize
+from dnls_ros.problem import FactorGroup, Group, Problem, Structure, StructureCache
+from dnls_ros.window.absorb import NewFactors, Registry, absorb
+from dnls_ros.window.chains import Motion, chain_groups
+from dnls_ros.window.config import EstimatorConfig
+from dnls_ros.window.gating import innovation, threshold
+from dnls_ros.window.landmark_init import LandmarkInitializer
+from dnls_ros.window.marginalize import Marginalized, marginalize
+from dnls_ros.window.measurements import Measurement, Reason
+from dnls_ros.window.sensors import loss_of
+from dnls_ros.window.state import LANDMARK, Draft, GateState, State
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one step did.
+
+    Attributes:
+        draft: The verdicts and the new state.
+        solution: Of the minimization, before marginalization.
+        factorization: Of the undamped Hessian there.
+        marginalized: What left the window; None if nothing did.
+        nis: Sensor → (Σ NIS, Σ dimensions) of tested factors.
+        seconds: Stage → wall time [s].
+    """
+
+    draft: Draft
+    solution: Solution
+    factorization: Factorization
+    marginalized: Marginalized | None
+    nis: Mapping[str, tuple[float, int]]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class StepRunner:
+    """The fixed parts of a step.
+
+    Attributes:
+        config: The estimator's configuration.
+        registry: Its tracks and sensors.
+        initializer: Places new landmarks.
+        linear: The linear solver.
+        cache: Keeps the structure while it repeats.
+    """
+
+    config: EstimatorConfig
+    registry: Registry
+    initializer: LandmarkInitializer
+    linear: LinearSolver
+    cache: StructureCache = field(default_factory=StructureCache)
+
+    def run(self, state: State, measurements: Sequence[Measurement], now: int) -> Step | Draft:
+        """Solves with ``measurements``; the draft alone if there is nothing to solve yet."""
+        watch = _Watch()
+        draft = Draft(state, now)
+        fresh = absorb(draft, self.registry, self.initializer, measurements)
+        watch.lap("build")
+        if not draft.state.values:
+            return draft
+        nis = self._admit(draft, fresh)
+        self._remove_lonely(draft)
+        watch.lap("gate")
+        if not draft.state.values:
+            return draft
+        solution = self._minimize(draft)
+        draft.update(values=solution.values)
+        watch.lap("solve")
+        factorization = solution.factorization()
+        watch.lap("covariance")
+        marginalized = self._slide(draft)
+        watch.lap("marginalize")
+        return Step(draft, solution, factorization, marginalized, nis, watch.seconds)
+
+    def problem(self, state: State) -> Problem:
+        """All factors of the window: measured ones, those between neighbouring states, and the prior."""
+        groups: dict[str, Group] = {**state.factors, **self.chains(state)}
+        if state.prior is not None:
+            groups["prior"] = state.prior
+        return Problem(groups)
+
+    def chains(self, state: State) -> dict[str, FactorGroup]:
+        """The factors between neighbouring states."""
+        out: dict[str, FactorGroup] = {}
+        for rules in self.registry.rules.values():
+            ids = state.values.ids.get(rules.body.name)
+            if ids is None:
+                continue
+            motion = Motion(rules.track.motion, rules.track.motion_sigma, rules.max_gap)
+            samples = {
+                n: (state.increments[n], loss_of(self.config.sensor(n))) for n in rules.chain
+            }
+            out.update(chain_groups(rules.body, ids.numpy(), motion, samples))
+        return out
+
+    def _admit(self, draft: Draft, fresh: Sequence[NewFactors]) -> dict[str, tuple[float, int]]:
+        """New factors enter the window, those of gated sensors through their gate."""
+        gated = [f for f in fresh if self.config.sensor(f.sensor).gate_probability > 0]
+        for f in fresh:
+            if f not in gated:
+                draft.add_factors(f.name, f.group)
+        return self._gate(draft, gated) if gated else {}
+
+    def _gate(self, draft: Draft, gated: Sequence[NewFactors]) -> dict[str, tuple[float, int]]:
+        problem = self.problem(draft.state)
+        structure = Structure.of(problem, draft.state.values)
+        normal = Assembly(problem, structure).normal_equations(draft.state.values)
+        factorization = self.linear.analyze(structure.pattern).factorize(normal.hessian)
+        nis: dict[str, tuple[float, int]] = {}
+        used: dict[int, bool] = defaultdict(bool)
+        for f in gated:
+            keep = torch.ones(f.group.count, dtype=torch.bool)
+            if bool(factorization.ok.all()):
+                tested = innovation(f.group, draft.state.values, structure, factorization)
+                keep = tested.nis <= threshold(
+                    tested.dim, self.config.sensor(f.sensor).gate_probability
+                )
+                total, dims = nis.get(f.sensor, (0.0, 0))
+                nis[f.sensor] = total + float(tested.nis.sum()), dims + tested.dim * f.group.count
+            group = f.group
+            if self._reopened(draft, f.sensor) and not bool(keep.all()):
+                group, keep = self._inflated(draft, f, keep), torch.ones_like(keep)
+            if bool(keep.any()):
+                draft.add_factors(f.name, group.select(keep))
+            for source, kept in zip(f.sources, keep.tolist(), strict=True):
+                used[id(source)] |= kept
+        self._settle_gates(draft, gated, used)
+        return nis
+
+    def _reopened(self, draft: Draft, sensor: str) -> bool:
+        """Whether a sensor has been shut out for so long that it is believed again."""
+        failing = draft.state.gates.get(sensor, GateState()).failing_since
+        patience = self.config.gate.reopen_after
+        return patience > 0 and failing is not None and draft.now - failing > patience * 1e9
+
+    def _inflated(self, draft: Draft, new: NewFactors, keep: Tensor) -> FactorGroup:
+        """The factors with larger noise on those outside the gate."""
+        assert new.group.noise is not None  # every gated sensor has one
+        wide = replace(
+            new.group, noise=new.group.noise.scaled(self.config.gate.reopen_inflation**0.5)
+        )
+        draft.note(f"gate_reopened.{new.sensor}")
+        if not bool(keep.any()):
+            return wide
+        return new.group.select(keep).concat(wide.select(~keep))
+
+    def _settle_gates(
+        self, draft: Draft, gated: Sequence[NewFactors], used: Mapping[int, bool]
+    ) -> None:
+        rejected = {
+            id(s): s for f in gated for s in f.sources if s is not None and not used[id(s)]
+        }
+        draft.verdicts = [
+            (m, (Reason.GATED, "outside the gate of its sensor"))
+            if id(m) in rejected
+            else (m, verdict)
+            for m, verdict in draft.verdicts
+        ]
+        gates = dict(draft.state.gates)
+        for sensor in {f.sensor for f in gated}:
+            passed = any(used[id(s)] for f in gated if f.sensor == sensor for s in f.sources)
+            since = gates.get(sensor, GateState()).failing_since
+            gates[sensor] = (
+                GateState(draft.now, None)
+                if passed
+                else GateState(None, draft.now if since is None else since)
+            )
+        draft.update(gates=gates)
+
+    def _remove_lonely(self, draft: Draft) -> None:
+        """Variables without any factor (their measurements were gated, or wait) leave again."""
+        groups = self.problem(draft.state)
+        values = draft.state.values
+        for name, ids in list(values.ids.items()):
+            seen = [r.ids for g in groups.values() for r in g.refs if r.name == name]
+            keep = (
+                torch.isin(ids, torch.cat(seen))
+                if seen
+                else torch.zeros(len(ids), dtype=torch.bool)
+            )
+            if not bool(keep.all()):
+                values = values.select(name, keep)
+        draft.update(values=values)
+
+    def _minimize(self, draft: Draft) -> Solution:
+        solver = self.config.solver
+        problem, values = self.problem(draft.state), draft.state.values
+        prior = draft.state.prior
+        first = prior.point if prior is not None and prior.first_estimates else None
+        assembly = Assembly(problem, self.cache.get(problem, values), first)
+        stop = Tolerances(
+            solver.cost_tolerance,
+            solver.step_tolerance,
+            solver.gradient_tolerance,
+            solver.max_iterations,
+            None if self.config.deterministic else solver.time_budget,
+        )
+        method = LevenbergMarquardt(solver.lambda_init, solver.lambda_factor, solver.lambda_max)
+        return minimize(problem, values, method, self.linear, stop, assembly=assembly)
+
+    def _slide(self, draft: Draft) -> Marginalized | None:
+        leaving = {**self._old_states(draft), **self._surplus_landmarks(draft)}
+        if not leaving:
+            return None
+        groups = {**draft.state.factors, **self.chains(draft.state)}
+        result = marginalize(
+            groups, draft.state.prior, draft.state.values, leaving, self.config.window.prior_fej
+        )
+        factors = {n: g for n, g in result.groups.items() if n in draft.state.factors}
+        draft.update(values=result.values, factors=factors, prior=result.prior)
+        increments = dict(draft.state.increments)
+        for rules in self.registry.rules.values():
+            stamps = draft.stamps(rules.body)
+            for name in rules.chain if len(stamps) else ():
+                increments[name] = increments[name].since(int(stamps[0]))
+        draft.update(increments=increments)
+        return result
+
+    def _old_states(self, draft: Draft) -> dict[str, Tensor]:
+        """States older than the lag, or beyond the largest count; the newest always stays."""
+        out: dict[str, Tensor] = {}
+        for rules in self.registry.rules.values():
+            stamps = draft.stamps(rules.body)
+            if not len(stamps):
+                continue
+            horizon = min(draft.now - self.registry.lag, int(stamps[-1]))
+            horizon = max(horizon, int(stamps[-min(len(stamps), self.config.window.max_states)]))
+            old = torch.from_numpy(stamps < horizon)
+            if bool(old.any()):
+                out[rules.body.name] = old
+                if rules.body.moving:
+                    out[rules.body.velocity] = old
+        return out
+
+    def _surplus_landmarks(self, draft: Draft) -> dict[str, Tensor]:
+        """Landmarks beyond the largest count: those longest unseen, if no factor of the window needs them."""
+        ids = draft.state.values.ids.get(LANDMARK)
+        surplus = 0 if ids is None else len(ids) - self.config.window.max_landmarks
+        if ids is None or surplus <= 0:
+            return {}
+        counts = _factor_counts(draft.state, ids)
+        last = [draft.state.seen.get(key, 0) for key in ids.tolist()]
+        free = [k for k in np.argsort(last, kind="stable").tolist() if counts[k] == 0][:surplus]
+        if not free:
+            return {}
+        leaving = torch.zeros(len(ids), dtype=torch.bool)
+        leaving[torch.tensor(free)] = True
+        draft.note("dropped_landmarks", len(free))
+        return {LANDMARK: leaving}
+
+
+def _factor_counts(state: State, ids: Tensor) -> np.ndarray:
+    """How many factors of the window see each landmark."""
+    seen = np.zeros(len(ids), dtype=np.int64)
+    for group in state.factors.values():
+        for ref in group.refs:
+            if ref.name == LANDMARK:
+                np.add.at(seen, torch.searchsorted(ids, ref.ids).numpy(), 1)
+    return seen
+
+
+class _Watch:
+    """Wall time by stage; nothing but reports depends on it."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._last = clock()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage."""
+        now = self._clock()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
