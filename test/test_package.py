@@ -51,7 +51,7 @@ ONLY_IN = {
 OWN_MODULES = {
     "sksparse": {"linear/cholmod.py"},
     "cv2": {"window/pnp.py", "window/reprojection.py"},
-    "matplotlib": set[str](),
+    "matplotlib": {"io/plots.py"},
 }
 
 
