@@ -123,6 +123,7 @@ def test_all_our_messages_are_known_without_ros():
 def test_missing_definitions_are_said_to_be_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(definitions, "__file__", str(tmp_path / "a/b/c/d/e/f/io/definitions.py"))
     monkeypatch.setattr(definitions.sys, "prefix", str(tmp_path))
+    monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
     with pytest.raises(UnavailableError, match="not found"):
         message_folder()
 

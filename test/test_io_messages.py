@@ -88,6 +88,9 @@ MESSAGES = {
 }
 
 
+WITH_ROS = [name for name in MESSAGES if "Apriltag" not in name and "Landmark" not in name]
+
+
 def accepted(type_name, message=None):
     result = adapt("it", type_name, MESSAGES[type_name]() if message is None else message, 7)
     assert isinstance(result, Measurement), result
@@ -110,6 +113,20 @@ def test_a_message_survives_the_wire(type_name):
     store = typestore()
     raw = store.serialize_cdr(MESSAGES[type_name](), type_name)
     accepted(type_name, store.deserialize_cdr(raw, type_name))
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("type_name", WITH_ROS)
+def test_the_classes_of_rclpy_are_built_and_read_alike(type_name, monkeypatch):
+    def generated(name):
+        package, _, last = name.split("/")
+        return getattr(pytest.importorskip(f"{package}.msg"), last)
+
+    expected = accepted(type_name)
+    monkeypatch.setitem(globals(), "MAKE", Composer(generated))
+    result = accepted(type_name)
+    for name, value in vars(expected).items():
+        assert np.array_equal(getattr(result, name), value) or name == "observations"
 
 
 def test_a_pose_comes_back_with_its_tangent_covariance():
@@ -168,6 +185,12 @@ def test_tags_of_both_packages_get_the_same_name_and_corner_order():
     assert np.array_equal(new.pixels, np.eye(4, 2))
     assert np.array_equal(old.pixels, np.eye(4, 2))
     assert (new.quality, old.quality) == (55.0, 0.5)
+
+
+def test_a_family_without_its_prefix_is_the_same_family():
+    message = MAKE.april_tags(STAMP, "camera", [("36h11", 3, np.eye(4, 2), 55.0)])
+    result = accepted("apriltag_msgs/msg/AprilTagDetectionArray", message)
+    assert result.observations[0].id == "tag36h11:3"
 
 
 def test_an_image_without_tags_is_a_measurement():

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from scipy.linalg import expm
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
@@ -24,6 +23,7 @@ from dnls_ros.io.mrclam import (
 )
 from dnls_ros.io.mrclam_files import read_mrclam
 from dnls_ros.io.trajectory import read_tum
+from dnls_ros.window.landmark_file import read_landmark_map
 from dnls_ros.window.measurements import Measurement
 
 DATA = Path(os.environ.get("DNLS_DATA", "../shared/data")) / "traj/mrclam/MRCLAM_Dataset7"
@@ -121,8 +121,9 @@ def test_truth_and_landmarks_are_written_beside_the_recording(data_set, tmp_path
     summary = convert_mrclam(data_set, 1, tmp_path / "robot1.mcap")
     assert summary.truth == tmp_path / "robot1_truth.tum"
     assert read_tum(summary.truth).stamps.tolist() == [9 * 10**9, 11 * 10**9, 12 * 10**9]
-    landmarks = yaml.safe_load(summary.landmarks.read_text())["landmarks"]
-    assert landmarks[0] == {"id": "6", "position": [1.5, -2.0, 0.0]}
+    points = read_landmark_map(summary.landmarks).points
+    positions = {name: point.position.tolist() for name, point in points.items()}
+    assert positions == {"6": [1.5, -2.0, 0.0], "7": [0.0, 3.0, 0.0]}
     names = {path.name for path in tmp_path.iterdir()} - {"set"}
     assert names == {"robot1.mcap", "robot1_truth.tum", "robot1_landmarks.yaml"}
 

@@ -263,7 +263,9 @@ def _family(tag: Any) -> str:
 
 
 def _tag_id(family: str, number: Any) -> str:
-    return f"{family}:{fields.integer(number, 'id')}"
+    """Name a tag; detectors write its family as ``tag36h11`` or ``36h11``."""
+    prefix = "tag" if family[:1].isdigit() else ""
+    return f"{prefix}{family}:{fields.integer(number, 'id')}"
 
 
 def _corners(corners: Any) -> fields.Array:
