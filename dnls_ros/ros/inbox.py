@@ -1,0 +1,123 @@
+"""The bounded queue between the executor and the solver thread, and the count of what entered it.
+
+Callbacks put messages in and return; the solver thread takes work out. A message that finds its
+sensor's share of the queue full is dropped, and the drop itself becomes work, so that the
+estimator counts it as QUEUE_FULL like any other rejection. Every message put is therefore in
+exactly one place: waiting here, or handed over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CAPACITY = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """A message as it came: sensor, ROS type, message, and the node's clock at arrival [ns]."""
+
+    sensor: str
+    type_name: str
+    message: Any
+    stamp: int
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A message of ``sensor`` found the queue full."""
+
+    sensor: str
+
+
+@dataclass(frozen=True, eq=False)
+class CameraInfo:
+    """A CameraInfo for the landmarks sensor ``sensor``; no measurement, so it is not counted."""
+
+    sensor: str
+    message: Any
+
+
+@dataclass(frozen=True, eq=False)
+class PoseQuery:
+    """A question for ``Estimator.pose_at`` and where its answer (or exception) goes."""
+
+    stamp: int
+    track: str
+    with_covariance: bool
+    max_extrapolation: float | None
+    reply: Callable[[Any], None]
+
+
+Work = Arrival | Dropped | CameraInfo | PoseQuery
+
+
+class Inbox:
+    """A queue with one taker; questions overtake messages, messages keep their order."""
+
+    def __init__(self, sensors: Iterable[str], capacity: int = CAPACITY) -> None:
+        """Makes room for ``capacity`` messages of each sensor."""
+        self.capacity = capacity
+        self._changed = threading.Condition()
+        # Guarded by _changed:
+        self._received: Counter[str] = Counter(dict.fromkeys(sensors, 0))
+        self._waiting: Counter[str] = Counter(dict.fromkeys(self._received, 0))
+        self._queue: deque[Arrival | Dropped | CameraInfo] = deque()
+        self._queries: deque[PoseQuery] = deque()
+        self._closed = False
+
+    def put(self, arrival: Arrival) -> bool:
+        """Takes a message in; False when it was dropped because its sensor's share is full."""
+        with self._changed:
+            full = self._waiting[arrival.sensor] >= self.capacity
+            self._received[arrival.sensor] += 1
+            self._waiting[arrival.sensor] += 1
+            self._queue.append(Dropped(arrival.sensor) if full else arrival)
+            self._changed.notify()
+            return not full
+
+    def put_camera_info(self, info: CameraInfo) -> None:
+        """Takes a calibration in, in order with the messages it is for."""
+        with self._changed:
+            self._queue.append(info)
+            self._changed.notify()
+
+    def ask(self, query: PoseQuery) -> None:
+        """Takes a question in; it is answered before the next message is looked at."""
+        with self._changed:
+            self._queries.append(query)
+            self._changed.notify()
+
+    def take(self, timeout: float) -> Work | None:
+        """The next work; None when nothing came within ``timeout`` [s] or the queue is closed."""
+        with self._changed:
+            if not (self._queries or self._queue or self._closed):
+                self._changed.wait(timeout)
+            if self._queries:
+                return self._queries.popleft()
+            if self._closed or not self._queue:
+                return None
+            work = self._queue.popleft()
+            if isinstance(work, Arrival | Dropped):
+                self._waiting[work.sensor] -= 1
+            return work
+
+    def counts(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """Messages received since the start and waiting now, per sensor, at one instant."""
+        with self._changed:
+            return dict(self._received), dict(self._waiting)
+
+    @property
+    def backlog(self) -> int:
+        """How much is waiting."""
+        return len(self._queue)
+
+    def close(self) -> None:
+        """Wakes the taker for the last time."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
