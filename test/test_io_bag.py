@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import os
 import shutil
 from contextlib import suppress
@@ -211,9 +212,10 @@ def test_ros_1_bags_are_read_plain_and_packed(tmp_path):
     with Writer1(tmp_path / "a.bag") as writer:
         connection = writer.add_connection("/pose", name, typestore=store)
         writer.write(connection, 8, store.serialize_ros1(message, name))
-    packed = tmp_path / "b.bag.bz2"
-    packed.write_bytes(bz2.compress((tmp_path / "a.bag").read_bytes()))
-    for path in (tmp_path / "a.bag", packed):
+    content = (tmp_path / "a.bag").read_bytes()
+    (tmp_path / "b.bag.bz2").write_bytes(bz2.compress(content))
+    (tmp_path / "c.bag.gz").write_bytes(gzip.compress(content))
+    for path in sorted(tmp_path.iterdir()):
         (record,) = read_bag(path)
         measurement = adapt("it", record.type, record.message)
         assert (measurement.stamp, measurement.frame) == (7, "map")

@@ -8,6 +8,7 @@ whatever the parser underneath stumbled over.
 from __future__ import annotations
 
 import bz2
+import gzip
 import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
@@ -23,6 +24,9 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.definitions import typestore
+
+
+_PACKED = {".bz2": bz2.open, ".gz": gzip.open}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +59,8 @@ class BagReader:
 
     Args:
         path: A rosbag2 folder, a bare ``.mcap`` or ``.db3`` file, a ROS 1 ``.bag`` file, or one of
-            these files compressed as ``.bz2`` (unpacked to a temporary file while open).
+            these files compressed as ``.bz2`` or ``.gz`` (unpacked to a temporary file while
+            open).
 
     Raises:
         UnreadableInputError: The recording is missing, truncated, empty or not a recording.
@@ -174,12 +179,13 @@ class BagReader:
             raise UnreadableInputError(f"recording {self.path} holds no messages")
 
     def _unpacked(self) -> Path:
-        """Give the recording's path, unpacking a ``.bz2`` file for as long as we are open."""
-        if self.path.suffix != ".bz2":
+        """Give the recording's path, unpacking a packed file for as long as we are open."""
+        opener = _PACKED.get(self.path.suffix)
+        if opener is None:
             return self.path
         folder = self._stack.enter_context(tempfile.TemporaryDirectory())
         plain = Path(folder) / self.path.stem
-        with bz2.open(self.path) as packed, plain.open("wb") as unpacked:
+        with opener(self.path, "rb") as packed, plain.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)
         return plain
 
