@@ -25,7 +25,6 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.definitions import typestore
 
-
 _PACKED = {".bz2": bz2.open, ".gz": gzip.open}
 
 
