@@ -103,7 +103,7 @@ def whiten(errors: Array, covariances: Array, axes: Sequence[int]) -> Array:
             f"NEES: a covariance of axes {chosen} is not finite and positive definite; "
             "choose the axes that are estimated (0 … 5 = x y z roll pitch yaw)"
         )
-    return np.linalg.solve(factors, errors[:, chosen, None])[..., 0]
+    return np.linalg.solve(factors, errors[:, chosen, None])[..., 0].astype(np.float64)
 
 
 def consistency(whitened: Array) -> Consistency:

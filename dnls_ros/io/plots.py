@@ -42,9 +42,10 @@ def overview(
     known = [name for name, one in evaluations.items() if one.series.sigmas is not None]
     axes = _axes_of(evaluations[known[-1]].series) if known else []
     rows = 1 + len(axes) + bool(known)
-    figure = Figure(figsize=(13.0, max(6.0, 1.0 + 1.8 * rows)), layout="constrained")
+    figure = Figure(figsize=(14.0, max(6.0, 0.8 + 1.5 * rows)), layout="constrained")
     figure.suptitle(title, fontsize=14, fontweight="bold")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.0, 1.1])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1.0, 1.1])
+    left, right = halves
     colors = dict(zip(evaluations, _colors(len(evaluations)), strict=True))
     _draw_path(left.subplots(), evaluations, colors, landmarks)
     panels = np.atleast_1d(right.subplots(rows, 1, sharex=True))
@@ -83,7 +84,7 @@ def _axes_of(series: ErrorSeries) -> list[int]:
 
 
 def _seconds(series: ErrorSeries, start: int) -> Array:
-    return (series.stamps - start) * 1e-9
+    return np.multiply(series.stamps - start, 1e-9, dtype=np.float64)
 
 
 def _start(evaluations: Mapping[str, Evaluation]) -> int:
@@ -121,10 +122,10 @@ def _draw_distance(
         shown = np.maximum(distance, 1e-9)  # a logarithmic axis has no zero
         panel.plot(_seconds(series, start), shown, color=colors[name], linewidth=1.0, label=label)
     panel.set_yscale("log")
-    panel.set_ylim(bottom=max(lowest, 1e-9))
+    panel.set_ylim(max(lowest, 1e-9), 20 * panel.get_ylim()[1])  # room for the legend
     panel.set(ylabel="position\nerror [m]")
     panel.grid(**_GRID)
-    panel.legend(loc="lower right", fontsize=8, ncols=2)
+    panel.legend(loc="upper left", fontsize=8, ncols=2)
 
 
 def _draw_error(panel: Any, series: ErrorSeries, axis: int, color: str) -> None:

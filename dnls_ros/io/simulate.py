@@ -148,7 +148,7 @@ def _stamps(seconds: Array) -> Stamps:
 
 
 def _seconds(stamps: Stamps) -> Array:
-    return (stamps - START_STAMP) * 1e-9
+    return np.multiply(stamps - START_STAMP, 1e-9, dtype=np.float64)
 
 
 def wrap(angle: Array) -> Array:
