@@ -7,7 +7,7 @@ messages.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rclpy.node import Node
@@ -50,7 +50,7 @@ class PoseService:
         if refusal is not None:
             response.reason, response.message = refusal
             return response
-        answer: PoseAt | Exception = await self._ask(request)
+        answer = cast("PoseAt | Exception", await self._ask(request))
         if isinstance(answer, Exception):
             response.reason = self._constants.NOT_TRACKING
             response.message = f"{type(answer).__name__}: {answer}"

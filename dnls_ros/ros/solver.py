@@ -9,6 +9,7 @@ logged and counted, and the estimator keeps its last state.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from dnls_ros.window.estimator import Estimator
 
 IDLE = 0.1
-"""Longest sleep without work [s]; then the report is brought up to date."""
+"""Longest sleep without work, and longest age of the report under load [s]."""
 OVERLOAD = 200
 """Messages waiting at which steps are skipped until the rest is fed."""
 
@@ -108,6 +109,7 @@ class SolverThread:
         self._intrinsics: dict[str, CameraIntrinsics] = {}
         self._sequence = dict.fromkeys((s.name for s in config.sensors), 0)
         self._newest = 0
+        self._accounted = 0.0
         self._ticker = Ticker(config.solver.rate)
 
     def start(self) -> str:
@@ -157,7 +159,7 @@ class SolverThread:
             work = self._inbox.take(IDLE)
             if work is not None:
                 self._do(estimator, work)
-            if work is None or not self._inbox.backlog:
+            if not self._inbox.backlog or time.monotonic() - self._accounted > IDLE:
                 self._account(estimator)
         self._account(estimator)
 
@@ -270,3 +272,4 @@ class SolverThread:
             for name, counters in estimator.counters.items()
         }
         self._report = replace(self._report, sensors=sensors)
+        self._accounted = time.monotonic()
