@@ -1,9 +1,11 @@
 """Derivatives of a solution with respect to everything that shaped the problem.
 
-At a minimum g(x*, θ) = 0, so dL/dθ = −uᵀ ∂g/∂θ with H u = ∂L/∂x*: one step x* ⊞ (−H⁻¹ g) whose value is zero and whose derivative
-is exact, H held fixed. H here is the *Hessian* JᵀWJ + Σ rₖ∇²rₖ, applied by double backward and solved by refinement with the cached
-Gauss–Newton factor, u ← u + H_GN⁻¹(v − H u); where that stalls or diverges (strongly robust losses, large residuals) by preconditioned
-conjugate gradients, then by MINRES. Gauss–Newton alone is cheaper and biased unless residuals vanish (Theseus, §3.2, uses it).
+At a minimum g(x*, θ) = 0, so dL/dθ = −uᵀ ∂g/∂θ with H u = ∂L/∂x*: one step x* ⊞ (−H⁻¹ g) whose
+value is zero and whose derivative is exact, H held fixed. H here is the *Hessian* JᵀWJ + Σ rₖ∇²rₖ,
+applied by double backward and solved by refinement with the cached Gauss–Newton factor, u ← u +
+H_GN⁻¹(v − H u); where that stalls or diverges (strongly robust losses, large residuals) by
+preconditioned conjugate gradients, then by MINRES. Gauss–Newton alone is cheaper and biased unless
+residuals vanish (Theseus, §3.2, uses it).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from dnls_ros.diff.krylov import Operator, conjugate_gradients, minres
 from dnls_ros.errors import DnlsError
@@ -25,7 +28,12 @@ class Adjoint(Protocol):
     """How a solution is made differentiable."""
 
     def __call__(
-        self, problem: Problem, initial: Values, method: Method[Any], linear: LinearSolver, stop: Tolerances
+        self,
+        problem: Problem,
+        initial: Values,
+        method: Method[Any],
+        linear: LinearSolver,
+        stop: Tolerances,
     ) -> Solution:
         """Solves; the values of the result carry gradients."""
         ...
@@ -36,7 +44,8 @@ class Implicit:
     """The implicit function theorem at the solution: memory does not grow with iterations.
 
     Attributes:
-        hessian: ``"exact"`` by Hessian-vector products, or ``"gauss_newton"``: cheaper, with a bias that grows with the residual.
+        hessian: ``"exact"`` by Hessian-vector products, or ``"gauss_newton"``: cheaper, with a
+            bias that grows with the residual.
         tolerance: Relative residual ‖v − Hu‖/‖v‖ that the exact adjoint must reach.
         iterations: Limit for each of refinement, conjugate gradients and MINRES.
     """
@@ -46,7 +55,12 @@ class Implicit:
     iterations: int = 200
 
     def __call__(
-        self, problem: Problem, initial: Values, method: Method[Any], linear: LinearSolver, stop: Tolerances
+        self,
+        problem: Problem,
+        initial: Values,
+        method: Method[Any],
+        linear: LinearSolver,
+        stop: Tolerances,
     ) -> Solution:
         """Minimizes without a graph, then attaches the implicit derivative."""
         found = minimize(problem, initial.detach(), method, linear, stop)
@@ -60,10 +74,18 @@ class Implicit:
 
 @dataclass(frozen=True)
 class Unroll:
-    """Backpropagation through all iterations: also differentiates initial values; memory grows with iterations."""
+    """Backpropagation through all iterations.
+
+    It also differentiates the initial values; its memory grows with the iterations.
+    """
 
     def __call__(
-        self, problem: Problem, initial: Values, method: Method[Any], linear: LinearSolver, stop: Tolerances
+        self,
+        problem: Problem,
+        initial: Values,
+        method: Method[Any],
+        linear: LinearSolver,
+        stop: Tolerances,
     ) -> Solution:
         """Minimizes while recording."""
         return minimize(problem, initial, method, linear, stop, differentiable=True)
@@ -89,16 +111,26 @@ def solve(
         tolerances: When to stop; tight ones make implicit derivatives exact.
 
     Raises:
-        DnlsError: A variable without factors, a reference to an unknown variable, or mismatching batches.
+        DnlsError: A variable without factors, a reference to an unknown variable, or mismatching
+            batches.
     """
     policy = adjoint or Implicit()
-    return policy(problem, initial, method or LevenbergMarquardt(), linear, tolerances or Tolerances())
+    return policy(
+        problem, initial, method or LevenbergMarquardt(), linear, tolerances or Tolerances()
+    )
 
 
 def _with_values(found: Solution, values: Values) -> Solution:
     return Solution(
-        values, found.status, found.cost, found.initial_cost, found.iterations, found.accepted, found.damping,
-        found.assembly, found.linear,
+        values,
+        found.status,
+        found.cost,
+        found.initial_cost,
+        found.iterations,
+        found.accepted,
+        found.damping,
+        found.assembly,
+        found.linear,
     )
 
 
@@ -120,8 +152,9 @@ class _Adjoint:
         if not bool(factor.ok.all()):
             bad = (~factor.ok).nonzero().flatten()[:3].tolist()
             raise DnlsError(
-                f"implicit differentiation needs a regular problem; the Gauss–Newton Hessian of batch elements {bad} is "
-                "singular at the solution; anchor the free directions with a prior"
+                "implicit differentiation needs a regular problem; the Gauss–Newton Hessian of "
+                f"batch elements {bad} is singular at the solution; anchor the free directions "
+                "with a prior"
             )
         if self.policy.hessian == "gauss_newton":
             return factor.solve(v)
@@ -131,17 +164,26 @@ class _Adjoint:
         multiply = self._hessian()
         u = torch.zeros_like(v)
         residuals: dict[str, float] = {}
-        for name, iterate in (("refinement", _refine), ("conjugate gradients", conjugate_gradients), ("MINRES", minres)):
-            trial = iterate(multiply, factor.solve, v, u, self.policy.tolerance, self.policy.iterations)
+        for name, iterate in (
+            ("refinement", _refine),
+            ("conjugate gradients", conjugate_gradients),
+            ("MINRES", minres),
+        ):
+            trial = iterate(
+                multiply, factor.solve, v, u, self.policy.tolerance, self.policy.iterations
+            )
             u = _better(multiply, v, u, trial)
             residuals[name] = float(_relative(v - multiply(u), v).max())
             if residuals[name] <= self.policy.tolerance:
                 return u
-        if residuals["MINRES"] <= 1e-6:  # the attainable accuracy of badly scaled problems in float64
+        if (
+            residuals["MINRES"] <= 1e-6
+        ):  # the attainable accuracy of badly scaled problems in float64
             return u
         raise DnlsError(
-            f"the adjoint system could not be solved to {self.policy.tolerance:g}: relative residuals {residuals}; the Hessian may be "
-            "singular here (not a minimum?): solve to tighter tolerances, or use Implicit('gauss_newton')"
+            f"the adjoint system could not be solved to {self.policy.tolerance:g}: relative "
+            f"residuals {residuals}; the Hessian may be singular here (not a minimum?): solve to "
+            "tighter tolerances, or use Implicit('gauss_newton')"
         )
 
     def _hessian(self) -> Operator:
@@ -162,7 +204,7 @@ class _Adjoint:
 
 
 def _detached(problem: Problem) -> Problem:
-    return torch.utils._pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, problem)
+    return pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, problem)
 
 
 def _relative(residual: Tensor, v: Tensor) -> Tensor:
@@ -179,7 +221,12 @@ def _better(multiply: Operator, v: Tensor, old: Tensor, new: Tensor) -> Tensor:
 
 
 def _refine(
-    multiply: Operator, precondition: Operator, v: Tensor, u: Tensor, tolerance: float, iterations: int
+    multiply: Operator,
+    precondition: Operator,
+    v: Tensor,
+    u: Tensor,
+    tolerance: float,
+    iterations: int,
 ) -> Tensor:
     """u ← u + H_GN⁻¹(v − H u) until it converges or stops contracting by at least a half."""
     residual = v - multiply(u)

@@ -1,8 +1,8 @@
-"""Batched Krylov solvers for H u = v with H given by its products: the fall-backs of the exact adjoint.
+"""Batched Krylov solvers for H u = v with H given by its products: the exact adjoint's fall-backs.
 
-Conjugate gradients for positive definite H, MINRES (Paige & Saunders 1975) also for indefinite H, which an objective stopped early
-can have. Both take the Gauss–Newton factor as preconditioner and run all batch elements side by side: an element that has converged
-keeps its value.
+Conjugate gradients for positive definite H, MINRES (Paige & Saunders 1975) also for indefinite H,
+which an objective stopped early can have. Both take the Gauss–Newton factor as preconditioner and
+run all batch elements side by side: an element that has converged keeps its value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ def _safe(x: Tensor) -> Tensor:
 
 
 def conjugate_gradients(
-    multiply: Operator, precondition: Operator, v: Tensor, u: Tensor, tolerance: float, iterations: int
+    multiply: Operator,
+    precondition: Operator,
+    v: Tensor,
+    u: Tensor,
+    tolerance: float,
+    iterations: int,
 ) -> Tensor:
     """Preconditioned conjugate gradients from ``u``.
 
@@ -61,9 +66,17 @@ def conjugate_gradients(
 
 
 def minres(
-    multiply: Operator, precondition: Operator, v: Tensor, u: Tensor, tolerance: float, iterations: int
+    multiply: Operator,
+    precondition: Operator,
+    v: Tensor,
+    u: Tensor,
+    tolerance: float,
+    iterations: int,
 ) -> Tensor:
-    """Preconditioned MINRES from ``u``: H symmetric, possibly indefinite. Arguments as in `conjugate_gradients`."""
+    """Preconditioned MINRES from ``u``, for a symmetric H that may be indefinite.
+
+    Arguments as in `conjugate_gradients`.
+    """
     start = u
     right = v - multiply(u)
     old, current = torch.zeros_like(v), right

@@ -1,14 +1,14 @@
 """Assembly: a problem's numbers put where the linear solver wants them.
 
-The seam between *what* is minimized and *how fast*: everything above asks an `Assembly` for normal equations and costs and knows
-nothing of groups. Today every group takes the torch tier (`problem.normal`): any cost, any device, differentiable. A kernel tier
-plugs in here, per group, without a word changed above or below.
+The seam between *what* is minimized and *how fast*: everything above asks an `Assembly` for normal
+equations and costs and knows nothing of groups. Today every group takes the torch tier
+(`problem.normal`): any cost, any device, differentiable. A kernel tier plugs in here, per group,
+without a word changed above or below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -23,16 +23,22 @@ class Assembly:
     Attributes:
         problem: The factor groups.
         structure: Of this problem over the values it will be asked about.
-        at: Group name → values where its Jacobians are taken (first-estimates Jacobians); others: where asked.
+        first_estimates: Variables whose Jacobians are always taken at these points; None: where
+            asked.
     """
 
     problem: Problem
     structure: Structure
-    at: Mapping[str, Values] = field(default_factory=dict)
+    first_estimates: Values | None = None
 
     def normal_equations(self, values: Values) -> NormalEquations:
         """H, g and the cost at ``values``."""
-        return normal_equations(self.problem, values, self.structure, self.at)
+        if self.first_estimates is None:
+            return normal_equations(self.problem, values, self.structure)
+        point = values.overwrite(self.first_estimates)
+        return normal_equations(
+            self.problem, values, self.structure, dict.fromkeys(self.problem, point)
+        )
 
     def cost(self, values: Values) -> Tensor:
         """S(x), (B,)."""

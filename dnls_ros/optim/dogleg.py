@@ -41,32 +41,46 @@ class Dogleg:
         cost, gradient = model.normal.cost, model.normal.gradient
         none = torch.zeros_like(cost, dtype=torch.bool)
         radius = torch.full_like(cost, self.initial).detach()
-        return RegionState(radius, torch.zeros_like(gradient), torch.zeros_like(gradient), none, none)
+        return RegionState(
+            radius, torch.zeros_like(gradient), torch.zeros_like(gradient), none, none
+        )
 
-    def propose(self, state: RegionState, model: Model, fresh: bool) -> tuple[Proposal, RegionState]:
-        """The point of the dogleg path at the radius; a singular system leaves the Cauchy direction."""
+    def propose(
+        self, state: RegionState, model: Model, fresh: bool
+    ) -> tuple[Proposal, RegionState]:
+        """The point of the path at the radius; a singular system leaves the Cauchy direction."""
         gradient = model.normal.gradient
         if fresh:
             newton = solve(model.symbolic, model.normal.hessian, -gradient)
             ok = solvable(newton)
             curvature = (gradient * model.multiply(gradient)).sum(1, keepdim=True)
             squared = gradient.square().sum(1, keepdim=True)
-            cauchy = -gradient * squared / torch.where(curvature > 0, curvature, squared.clamp(min=1e-300))
+            cauchy = (
+                -gradient
+                * squared
+                / torch.where(curvature > 0, curvature, squared.clamp(min=1e-300))
+            )
             newton = torch.where(ok[:, None], newton, cauchy)
             state = replace(state, newton=newton, cauchy=cauchy, solvable=ok)
         delta = _dogleg(state.cauchy, state.newton, state.radius[:, None])
         decrease = -(gradient * delta).sum(1) - 0.5 * (delta * model.multiply(delta)).sum(1)
         return Proposal(delta, decrease, torch.ones_like(state.solvable)), state
 
-    def update(self, state: RegionState, proposal: Proposal, outcome: Outcome) -> tuple[Tensor, RegionState]:
+    def update(
+        self, state: RegionState, proposal: Proposal, outcome: Outcome
+    ) -> tuple[Tensor, RegionState]:
         """Accepts by gain ratio; the radius shrinks below ρ = ¼ and grows above ¾."""
         accept = outcome.finite & ((outcome.gain > self.minimal_gain) | outcome.rounding)
         length = proposal.delta.norm(dim=1)
         good = outcome.finite & (outcome.gain > 0.75)
         poor = ~outcome.finite | ~(outcome.gain > 0.25)
-        shrunk = 0.25 * torch.where(outcome.finite, torch.minimum(length, state.radius), state.radius)
+        shrunk = 0.25 * torch.where(
+            outcome.finite, torch.minimum(length, state.radius), state.radius
+        )
         grown = torch.maximum(state.radius, 3 * length)
-        radius = torch.where(good, grown, torch.where(poor & ~outcome.rounding, shrunk, state.radius))
+        radius = torch.where(
+            good, grown, torch.where(poor & ~outcome.rounding, shrunk, state.radius)
+        )
         return accept, replace(state, radius=radius, limit=~accept & (radius < self.smallest))
 
     def exhausted(self, state: RegionState) -> Tensor:
@@ -90,4 +104,6 @@ def _dogleg(cauchy: Tensor, newton: Tensor, radius: Tensor) -> Tensor:
     t = torch.where(b > 0, -c / (b + root).clamp(min=1e-300), (root - b) / a.clamp(min=1e-300))
     between = cauchy + t.clamp(0, 1) * leg
     short = cauchy * (radius / to_cauchy.clamp(min=1e-300))
-    return torch.where(to_newton <= radius, newton, torch.where(to_cauchy >= radius, short, between))
+    return torch.where(
+        to_newton <= radius, newton, torch.where(to_cauchy >= radius, short, between)
+    )

@@ -1,4 +1,4 @@
-"""Gauss–Newton: the full step of the linear model, or a fixed fraction of it; no safeguard but finiteness."""
+"""Gauss–Newton: the linear model's step, or a fraction of it; no safeguard but finiteness."""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ class LevenbergMarquardt:
             torch.zeros_like(cost, dtype=torch.bool),
         )
 
-    def propose(self, state: DampingState, model: Model, fresh: bool) -> tuple[Proposal, DampingState]:
+    def propose(
+        self, state: DampingState, model: Model, fresh: bool
+    ) -> tuple[Proposal, DampingState]:
         """Solves the damped system."""
         weight = state.damping[:, None] * self._scale(model)
         positions = torch.from_numpy(model.pattern.diagonal).to(weight.device)
@@ -71,10 +73,12 @@ class LevenbergMarquardt:
         diagonal = model.diagonal().detach()
         if not self.scaled:
             return torch.ones_like(diagonal)
-        # A direction without information would stay undamped: give it a floor relative to the others.
+        # A direction without information would stay undamped: a floor relative to the others.
         return torch.maximum(diagonal, 1e-12 * diagonal.amax(1, keepdim=True))
 
-    def update(self, state: DampingState, proposal: Proposal, outcome: Outcome) -> tuple[Tensor, DampingState]:
+    def update(
+        self, state: DampingState, proposal: Proposal, outcome: Outcome
+    ) -> tuple[Tensor, DampingState]:
         """Accepts by gain ratio; λ follows."""
         accept = outcome.finite & ((outcome.gain > self.minimal_gain) | outcome.rounding)
         factor = torch.full_like(state.damping, self.factor)

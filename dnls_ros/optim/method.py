@@ -1,7 +1,8 @@
 """What a minimization method is: three small functions, called by the one loop.
 
-``init`` makes the state (damping, trust region …, one number per batch element), ``propose`` a step from the linear model, ``update``
-judges it by the gain ratio ρ = actual / predicted decrease. All decisions are masks over the batch: elements never wait for or harm one another.
+``init`` makes the state (damping, trust region …, one number per batch element), ``propose`` a
+step from the linear model, ``update`` judges it by the gain ratio ρ = actual / predicted decrease.
+All decisions are masks over the batch: elements never wait for or harm one another.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Model:
     def multiply(self, vector: Tensor) -> Tensor:
         """H v, (B, n)."""
         rows = torch.from_numpy(self.pattern.rows).to(vector.device).expand(vector.shape[0], -1)
-        columns = torch.from_numpy(self.pattern.columns).to(vector.device).expand(vector.shape[0], -1)
+        columns = (
+            torch.from_numpy(self.pattern.columns).to(vector.device).expand(vector.shape[0], -1)
+        )
         h = self.normal.hessian
         below = torch.zeros_like(vector).scatter_add(1, rows, h * vector.gather(1, columns))
         above = torch.zeros_like(vector).scatter_add(1, columns, h * vector.gather(1, rows))

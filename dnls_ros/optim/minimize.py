@@ -1,8 +1,10 @@
 """The one optimization loop.
 
-Once per call: structure and symbolic analysis. Once per accepted step: linearization. Once per trial: factorization, retraction,
-cost. Every batch element has its own damping, acceptance, convergence and status; one that has ended does not move any more, so a batch gives
-what single solves give. A rejected step is never convergence, and a trial that is not finite is a rejected step.
+Once per call: structure and symbolic analysis. Once per accepted step: linearization. Once per
+trial: factorization, retraction, cost. Every batch element has its own damping, acceptance,
+convergence and status; one that has ended does not move any more, so a batch gives what single
+solves give. A rejected step is never convergence, and a trial that is not finite is a rejected
+step.
 """
 
 from __future__ import annotations
@@ -137,7 +139,8 @@ def minimize(
         method: How steps are found and judged.
         linear: Solves the linear systems.
         tolerances: When to stop.
-        assembly: The problem over a structure that is known already (a window's); made here otherwise.
+        assembly: The problem over a structure that is known already (a window's); made here
+            otherwise.
         differentiable: Record the iterations for autograd (unrolling).
         clock: Monotonic seconds, read only when there is a time budget.
 
@@ -227,7 +230,9 @@ def _judge(cost: Tensor, trial: Tensor, proposal: Proposal) -> Outcome:
     actual = cost - trial
     noise = 16 * torch.finfo(cost.dtype).eps * cost.abs()
     rounding = finite & (actual.abs() <= noise) & (proposal.decrease.abs() <= noise)
-    predicted = torch.where(proposal.decrease > 0, proposal.decrease, torch.full_like(actual, torch.nan))
+    predicted = torch.where(
+        proposal.decrease > 0, proposal.decrease, torch.full_like(actual, torch.nan)
+    )
     return Outcome((actual / predicted).detach(), finite, rounding)
 
 
@@ -246,12 +251,14 @@ def _check_exhausted(progress: _Progress, exhausted: Tensor, proposal: Proposal)
 
 
 def _with_full_batch(problem: Problem, initial: Values) -> Values:
-    """Values with as many batch elements as the problem's data, so that each element can move by itself."""
+    """Values with the batch axis of the problem's data: each element can move by itself."""
     batch = max([initial.batch, *(group.batch for group in problem.values())])
     for name, element in initial.blocks.items():
         size = _batch_of(element)
         if size not in (1, batch):
-            raise DnlsError(f"block '{name}' has batch size {size}, the problem has {batch}; give 1 or {batch}")
+            raise DnlsError(
+                f"block '{name}' has batch size {size}, the problem has {batch}; give 1 or {batch}"
+            )
     return initial.map(lambda t: t.expand(batch, *t.shape[1:]))
 
 

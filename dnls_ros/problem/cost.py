@@ -1,8 +1,9 @@
 """A cost is the residual of *one* instance, and optionally its analytic Jacobians.
 
-Once per import: the decorator notes the signature. Once per group: calling the cost with references and data makes a
-`FactorGroup`. Once per linearization: the residual is lifted over (B, M), by ``vmap`` or, for costs written over leading axes
-(``batched=True``), by calling it directly. Jacobians are with respect to right perturbations x ⊞ δ of the arguments.
+Once per import: the decorator notes the signature. Once per group: calling the cost with
+references and data makes a `FactorGroup`. Once per linearization: the residual is lifted over (B,
+M), by ``vmap`` or, for costs written over leading axes (``batched=True``), by calling it directly.
+Jacobians are with respect to right perturbations x ⊞ δ of the arguments.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Cost:
     """The residual of one instance, with its name, signature and (optionally) analytic Jacobians.
 
     Args:
-        residual: Maps one instance's arguments to (r,); with ``batched`` it maps (…, k) arguments to (…, r).
+        residual: Maps one instance's arguments to (r,); with ``batched`` it maps (…, k) arguments
+            to (…, r).
         batched: The functions are written over leading axes and need no ``vmap``.
     """
 
@@ -50,8 +52,9 @@ class Cost:
     def jacobians(self, function: Jacobians) -> Jacobians:
         """Decorator: registers analytic Jacobians.
 
-        ``function`` has the residual's signature and returns a block (…, r, t_k) for each of its first K parameters, the ones
-        that may be optimized. It is held to autodiff and central differences by `check_jacobians`.
+        ``function`` has the residual's signature and returns a block (…, r, t_k) for each of its
+        first K parameters, the ones that may be optimized. It is held to autodiff and central
+        differences by `check_jacobians`.
         """
         if self.analytic is not None:
             raise DnlsError(f"cost '{self.name}' has analytic Jacobians already")
@@ -65,12 +68,15 @@ class Cost:
         loss: Loss | None = None,
         mask: Tensor | None = None,
     ) -> FactorGroup:
-        """A group of M factors: references are optimized, everything else is data (B|1, M|1, …)."""
-        from dnls_ros.problem.factors import make_group  # factors need Cost: the cycle is broken here
+        """A group of M factors; references are optimized, all else is data (B|1, M|1, …)."""
+        from dnls_ros.problem.factors import (
+            make_group,
+        )  # factors need Cost: the cycle is broken here
 
         if len(arguments) != len(self.parameters):
             raise DnlsError(
-                f"cost '{self.name}' takes {len(self.parameters)} arguments {self.parameters}, got {len(arguments)}"
+                f"cost '{self.name}' takes {len(self.parameters)} arguments {self.parameters}, "
+                f"got {len(arguments)}"
             )
         return make_group(self, arguments, noise, loss, mask)
 
@@ -87,12 +93,15 @@ class Cost:
     ) -> tuple[Tensor, ...]:
         """One (B, M, r, t_k) Jacobian for each argument position in ``optimized``."""
         if self.analytic is not None:
-            blocks = self._analytic(arguments, shape)
+            blocks = self.analytic_blocks(arguments, shape)
             if max(optimized) < len(blocks):
                 return tuple(_expand(blocks[k], shape) for k in optimized)
         return self.autodiff(arguments, shape, optimized)
 
-    def _analytic(self, arguments: tuple[Any, ...], shape: tuple[int, int]) -> tuple[Tensor, ...]:
+    def analytic_blocks(
+        self, arguments: tuple[Any, ...], shape: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        """The registered Jacobians, (B|1, M|1, r, t_k) each, of a cost that has them."""
         assert self.analytic is not None
         if self.batched:
             return self.analytic(*arguments)
@@ -102,14 +111,19 @@ class Cost:
     def autodiff(
         self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
     ) -> tuple[Tensor, ...]:
-        """The same by ``vmap(jacrev)`` through the retraction (forward mode is wrong over linalg.solve in torch 2.13)."""
+        """The same by ``vmap(jacrev)`` through the retraction.
+
+        Reverse mode: ``vmap(jacfwd)`` over ``linalg.solve`` is silently wrong in torch 2.13.
+        """
         flat = _flatten_instances(arguments, shape)
         dims = [tangent_dim(flat[k]) for k in optimized]
 
         def one(*instance: Any) -> Tensor:
             def moved(delta: Tensor) -> Tensor:
                 parts = dict(zip(optimized, delta.split(dims), strict=True))
-                return self.residual(*(retract(a, parts[k]) if k in parts else a for k, a in enumerate(instance)))
+                return self.residual(
+                    *(retract(a, parts[k]) if k in parts else a for k, a in enumerate(instance))
+                )
 
             return jacrev(moved)(storage(instance[optimized[0]]).new_zeros(sum(dims)))
 
@@ -120,7 +134,9 @@ class Cost:
 def cost(residual: Residual) -> Cost: ...
 @overload
 def cost(*, batched: bool) -> Callable[[Residual], Cost]: ...
-def cost(residual: Residual | None = None, *, batched: bool = False) -> Cost | Callable[[Residual], Cost]:
+def cost(
+    residual: Residual | None = None, *, batched: bool = False
+) -> Cost | Callable[[Residual], Cost]:
     """Decorator: makes a `Cost` of a residual function (of one instance, unless ``batched``)."""
     if residual is not None:
         return Cost(residual)
@@ -140,7 +156,9 @@ def _flatten_instances(arguments: tuple[Any, ...], shape: tuple[int, int]) -> tu
     return tuple(pytree.tree_map(flat, argument) for argument in arguments)
 
 
-def check_jacobians(cost: Cost, *example: Element | Tensor, step: float = 1e-6) -> dict[str, float]:
+def check_jacobians(
+    cost: Cost, *example: Element | Tensor, step: float = 1e-6
+) -> dict[str, float]:
     """Compares analytic, autodiff and central-difference Jacobians of a cost at one instance.
 
     Args:
@@ -157,7 +175,7 @@ def check_jacobians(cost: Cost, *example: Element | Tensor, step: float = 1e-6) 
     if cost.analytic is None:
         raise DnlsError(f"cost '{cost.name}' has no analytic Jacobians to check")
     lifted = tuple(pytree.tree_map(lambda t: t[None, None], a) for a in example)
-    analytic = tuple(_expand(b, (1, 1)) for b in cost._analytic(lifted, (1, 1)))
+    analytic = tuple(_expand(b, (1, 1)) for b in cost.analytic_blocks(lifted, (1, 1)))
     positions = tuple(range(len(analytic)))
     auto = cost.autodiff(lifted, (1, 1), positions)
     worst = {"autodiff": 0.0, "numeric": 0.0}
@@ -173,7 +191,10 @@ def _central_difference(cost: Cost, arguments: tuple[Any, ...], k: int, step: fl
     for axis in range(tangent_dim(arguments[k])):
         delta = storage(arguments[k]).new_zeros(tangent_dim(arguments[k]))
         delta[axis] = step
-        moved = [(*arguments[:k], retract(arguments[k], s * delta), *arguments[k + 1 :]) for s in (1.0, -1.0)]
+        moved = [
+            (*arguments[:k], retract(arguments[k], s * delta), *arguments[k + 1 :])
+            for s in (1.0, -1.0)
+        ]
         ahead, behind = (cost.evaluate(a, (1, 1)) for a in moved)
         columns.append((ahead - behind) / (2 * step))
     return torch.stack(columns, -1)

@@ -1,8 +1,9 @@
 """A factor group: one cost, M instances, and index arrays into variable blocks.
 
-What happens once per group: shapes are checked, constants get their axes. Once per structure: ids become slots. Once per
-linearization: gather, residuals, Jacobians, whitening, products per factor. Groups are immutable; a window edits them by
-`concat` and `select`, and switches single factors off by a mask.
+What happens once per group: shapes are checked, constants get their axes. Once per structure: ids
+become slots. Once per linearization: gather, residuals, Jacobians, whitening, products per factor.
+Groups are immutable; a window edits them by `concat` and `select`, and switches single factors off
+by a mask.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Group(Protocol):
 
     @property
     def joint(self) -> bool:
-        """Whether all references form one dense factor (a prior) instead of M rows of one variable each."""
+        """Whether all references form one dense factor (a prior), not M of one variable each."""
         ...
 
     @property
@@ -69,8 +70,10 @@ class Group(Protocol):
         """½Σρ(‖L r‖²), (B,)."""
         ...
 
-    def products(self, values: Values, slots: Slots | None = None, at: Values | None = None) -> Products:
-        """The contribution to the normal equations, Jacobians taken ``at`` other values if given."""
+    def products(
+        self, values: Values, slots: Slots | None = None, at: Values | None = None
+    ) -> Products:
+        """What the normal equations get; Jacobians are taken ``at`` other values if given."""
         ...
 
 
@@ -98,7 +101,8 @@ class FactorGroup:
     Attributes:
         cost: Shared by all M instances.
         refs: One per optimized argument, each with M ids.
-        arguments: The call's arguments by position; None where a reference stands. Leaves (B|1, M|1, …).
+        arguments: The call's arguments by position; None where a reference stands. Leaves (B|1,
+            M|1, …).
         positions: Which argument each reference is.
         noise: None = the residual is white already.
         loss: None = plain least squares.
@@ -127,7 +131,10 @@ class FactorGroup:
     def batch(self) -> int:
         """Size of the data's batch axis: B or 1 (noise and loss included)."""
         trees = (self.arguments, self.noise, self.loss, self.mask)
-        return max((leaf.shape[0] for leaf in pytree.tree_leaves(trees) if isinstance(leaf, Tensor)), default=1)
+        return max(
+            (leaf.shape[0] for leaf in pytree.tree_leaves(trees) if isinstance(leaf, Tensor)),
+            default=1,
+        )
 
     def slots(self, values: Values) -> tuple[Tensor, ...]:
         """The references' positions among the values, one (M,) tensor each."""
@@ -147,7 +154,9 @@ class FactorGroup:
         s = self.squared_norm(values, slots)
         return 0.5 * (s if self.loss is None else self.loss.rho(s)).sum(1)
 
-    def linearize(self, values: Values, slots: Slots | None = None, at: Values | None = None) -> Linearization:
+    def linearize(
+        self, values: Values, slots: Slots | None = None, at: Values | None = None
+    ) -> Linearization:
         """Residuals at ``values``, Jacobians there too or ``at`` fixed linearization points."""
         arguments, shape = self._instances(values, slots)
         r = self.cost.evaluate(arguments, shape)
@@ -159,7 +168,9 @@ class FactorGroup:
             jacobians = tuple(self.noise.whiten_jacobian(j) for j in jacobians)
         if self.mask is not None:
             r = torch.where(self.mask[..., None], r, torch.zeros_like(r))
-            jacobians = tuple(torch.where(self.mask[..., None, None], j, torch.zeros_like(j)) for j in jacobians)
+            jacobians = tuple(
+                torch.where(self.mask[..., None, None], j, torch.zeros_like(j)) for j in jacobians
+            )
         s = r.square().sum(-1)
         if self.loss is None:
             return Linearization(r, jacobians, torch.ones_like(s), 0.5 * s)
@@ -168,7 +179,9 @@ class FactorGroup:
             weight = weight * self.mask
         return Linearization(r, jacobians, weight, 0.5 * self.loss.rho(s))
 
-    def products(self, values: Values, slots: Slots | None = None, at: Values | None = None) -> Products:
+    def products(
+        self, values: Values, slots: Slots | None = None, at: Values | None = None
+    ) -> Products:
         line = self.linearize(values, slots, at)
         transposed = [j.mT for j in line.jacobians]
         if self.loss is not None:
@@ -181,7 +194,9 @@ class FactorGroup:
         )
         return Products(line.cost.sum(1), gradient, hessian)
 
-    def _instances(self, values: Values, slots: Slots | None) -> tuple[tuple[Any, ...], tuple[int, int]]:
+    def _instances(
+        self, values: Values, slots: Slots | None
+    ) -> tuple[tuple[Any, ...], tuple[int, int]]:
         at = self.slots(values) if slots is None else slots
         filled = list(self.arguments)
         for position, ref, where in zip(self.positions, self.refs, at, strict=True):
@@ -206,14 +221,25 @@ class FactorGroup:
         Raises:
             DnlsError: They differ in cost, in what is optimized, or in the kind of noise or loss.
         """
-        kinds = [(g.cost, g.positions, tuple(r.name for r in g.refs), type(g.noise), type(g.loss)) for g in (self, other)]
+        kinds = [
+            (g.cost, g.positions, tuple(r.name for r in g.refs), type(g.noise), type(g.loss))
+            for g in (self, other)
+        ]
         if kinds[0] != kinds[1]:
-            raise DnlsError(f"cannot join factor groups of different kinds: {kinds[0]} and {kinds[1]}")
+            raise DnlsError(
+                f"cannot join factor groups of different kinds: {kinds[0]} and {kinds[1]}"
+            )
         m, n = self.count, other.count
-        masks = [g.mask if g.mask is not None else torch.ones(1, g.count, dtype=torch.bool) for g in (self, other)]
+        masks = [
+            g.mask if g.mask is not None else torch.ones(1, g.count, dtype=torch.bool)
+            for g in (self, other)
+        ]
         return replace(
             self,
-            refs=tuple(Ref(a.name, torch.cat([a.ids, b.ids])) for a, b in zip(self.refs, other.refs, strict=True)),
+            refs=tuple(
+                Ref(a.name, torch.cat([a.ids, b.ids]))
+                for a, b in zip(self.refs, other.refs, strict=True)
+            ),
             arguments=_join(self.arguments, other.arguments, m, n),
             noise=_join(self.noise, other.noise, m, n),
             loss=_join(self.loss, other.loss, m, n),
@@ -221,8 +247,9 @@ class FactorGroup:
         )
 
     def padded(self, capacity: int) -> FactorGroup:
-        """The same factors in a group of ``capacity``: spare rows repeat the last factor and are masked.
+        """The same factors in a group of ``capacity``; spare rows are masked.
 
+        They repeat the last factor.
         A window that keeps its capacity keeps its structure, and so its symbolic factorization.
 
         Raises:
@@ -230,7 +257,10 @@ class FactorGroup:
         """
         spare = capacity - self.count
         if spare < 0:
-            raise DnlsError(f"cost '{self.cost.name}': {self.count} factors do not fit a capacity of {capacity}")
+            raise DnlsError(
+                f"cost '{self.cost.name}': {self.count} factors do not fit a capacity of "
+                f"{capacity}"
+            )
         index = torch.cat([torch.arange(self.count), torch.full((spare,), self.count - 1)])
         mask = self.mask if self.mask is not None else torch.ones(1, self.count, dtype=torch.bool)
         padded = replace(self, mask=mask).select(index)
@@ -240,7 +270,11 @@ class FactorGroup:
 
 
 def make_group(
-    cost: Cost, arguments: tuple[Any, ...], noise: Noise | None, loss: Loss | None, mask: Tensor | None
+    cost: Cost,
+    arguments: tuple[Any, ...],
+    noise: Noise | None,
+    loss: Loss | None,
+    mask: Tensor | None,
 ) -> FactorGroup:
     """Checks a cost's call and brings its constants to axes (B|1, M|1, …).
 
@@ -250,11 +284,15 @@ def make_group(
     positions = tuple(k for k, a in enumerate(arguments) if isinstance(a, Ref))
     refs = tuple(a for a in arguments if isinstance(a, Ref))
     if not refs:
-        raise DnlsError(f"cost '{cost.name}' got no variable: index one of its arguments, as in pose[ids]")
+        raise DnlsError(
+            f"cost '{cost.name}' got no variable: index one of its arguments, as in pose[ids]"
+        )
     count = len(refs[0])
     lengths = {cost.parameters[k]: len(arguments[k]) for k in positions}
     if len(set(lengths.values())) > 1:
-        raise DnlsError(f"cost '{cost.name}': references must have one id per factor, got lengths {lengths}")
+        raise DnlsError(
+            f"cost '{cost.name}': references must have one id per factor, got lengths {lengths}"
+        )
     data = tuple(None if isinstance(a, Ref) else _with_axes(a) for a in arguments)
     for parameter, argument in zip(cost.parameters, data, strict=True):
         _check_axes(f"cost '{cost.name}': {parameter}", argument, count)
@@ -276,13 +314,15 @@ def _as_tensor(value: Any) -> Tensor:
 
 def _check_axes(where: str, argument: Any, count: int) -> None:
     for leaf in pytree.tree_leaves(argument):
+        if leaf is None:
+            continue
         if not isinstance(leaf, Tensor):
             raise DnlsError(f"{where} holds {type(leaf).__name__}, expected tensors")
         if leaf.ndim < 2 or leaf.shape[1] not in (1, count):
-            rest = tuple(leaf.shape[2:])
+            rest = "".join(f", {n}" for n in leaf.shape[2:])
             raise DnlsError(
-                f"{where} has shape {tuple(leaf.shape)} but its references have M={count}; data must be "
-                f"(B|1, M|1{''.join(f', {n}' for n in rest)}); wrap constants in Shared(...)"
+                f"{where} has shape {tuple(leaf.shape)} but its references have M={count}; "
+                f"data must be (B|1, M|1{rest}); wrap constants in Shared(...)"
             )
 
 
@@ -299,7 +339,10 @@ def _join(a: Any, b: Any, m: int, n: int) -> Any:
     """Leaf by leaf on the factor axis; leaves without one must be equal, else they get one."""
     left, spec = pytree.tree_flatten(a)
     right = pytree.tree_leaves(b)
-    joined = [_join_leaf(x, y, m, n) if isinstance(x, Tensor) else x for x, y in zip(left, right, strict=True)]
+    joined = [
+        _join_leaf(x, y, m, n) if isinstance(x, Tensor) else x
+        for x, y in zip(left, right, strict=True)
+    ]
     return pytree.tree_unflatten(joined, spec)
 
 
@@ -311,7 +354,11 @@ def _join_leaf(x: Tensor, y: Tensor, m: int, n: int) -> Tensor:
 
 
 def _flatten(group: FactorGroup) -> tuple[list[Any], Any]:
-    return [group.arguments, group.noise, group.loss, group.mask], (group.cost, group.refs, group.positions)
+    return [group.arguments, group.noise, group.loss, group.mask], (
+        group.cost,
+        group.refs,
+        group.positions,
+    )
 
 
 def _unflatten(children: Any, context: Any) -> FactorGroup:
@@ -320,6 +367,8 @@ def _unflatten(children: Any, context: Any) -> FactorGroup:
     return FactorGroup(cost, refs, arguments, positions, noise, loss, mask)
 
 
-pytree.register_pytree_node(FactorGroup, _flatten, _unflatten, serialized_type_name="dnls_ros.FactorGroup")
+pytree.register_pytree_node(
+    FactorGroup, _flatten, _unflatten, serialized_type_name="dnls_ros.FactorGroup"
+)
 
 Groups = Mapping[str, Group]

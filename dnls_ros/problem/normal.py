@@ -1,7 +1,8 @@
 """The normal equations H δ = −g of a problem: H = JᵀWJ on its sparse pattern, g = JᵀWr.
 
-Once per linearization: every group's products, concatenated and added into place in one scatter. This is the torch tier: any
-cost, any device, differentiable. `optim.assembly` decides which tier a group takes.
+Once per linearization: every group's products, concatenated and added into place in one scatter.
+This is the torch tier: any cost, any device, differentiable. `optim.assembly` decides which tier a
+group takes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class NormalEquations:
 
 
 def normal_equations(
-    groups: Mapping[str, Group], values: Values, structure: Structure, at: Mapping[str, Values] | None = None
+    groups: Mapping[str, Group],
+    values: Values,
+    structure: Structure,
+    at: Mapping[str, Values] | None = None,
 ) -> NormalEquations:
     """Linearizes all groups and adds their products up.
 
@@ -47,12 +51,20 @@ def normal_equations(
     """
     fixed = at or {}
     products = {
-        name: group.products(values, structure.slots[name], fixed.get(name)) for name, group in groups.items()
+        name: group.products(values, structure.slots[name], fixed.get(name))
+        for name, group in groups.items()
     }
     costs = {name: p.cost for name, p in products.items()}
     batch = max([values.batch, *(c.shape[0] for c in costs.values())])
-    hessian = _scatter(_flat(products, "hessian", batch), structure.hessian_positions, structure.pattern.nnz + 1, structure.twice)
-    gradient = _scatter(_flat(products, "gradient", batch), structure.gradient_positions, structure.n, None)
+    hessian = _scatter(
+        _flat(products, "hessian", batch),
+        structure.hessian_positions,
+        structure.pattern.nnz + 1,
+        structure.twice,
+    )
+    gradient = _scatter(
+        _flat(products, "gradient", batch), structure.gradient_positions, structure.n, None
+    )
     total = torch.stack([c.expand(batch) for c in costs.values()]).sum(0)
     return NormalEquations(hessian[:, :-1], gradient, total, costs)
 

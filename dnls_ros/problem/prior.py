@@ -1,8 +1,9 @@
 """The marginal prior: what variables that left a window knew about those that stayed.
 
-One dense quadratic ½‖A (x ⊟ x̄) + b‖² over a *set* of variables. A, b and the linearization point x̄ are constants, also
-when the parameters that shaped them are being learned. With first estimates the Jacobian is A itself, so that the prior is exactly that
-quadratic in the tangent at x̄; otherwise A is carried to the current point by the inverse right Jacobian of x ⊟ x̄.
+One dense quadratic ½‖A (x ⊟ x̄) + b‖² over a *set* of variables. A, b and the linearization point
+x̄ are constants, also when the parameters that shaped them are being learned. With first estimates
+the Jacobian is A itself, so that the prior is exactly that quadratic in the tangent at x̄;
+otherwise A is carried to the current point by the inverse right Jacobian of x ⊟ x̄.
 """
 
 from __future__ import annotations
@@ -38,17 +39,21 @@ class DensePrior:
     def from_information(
         cls, point: Values, information: Tensor, gradient: Tensor, first_estimates: bool = False
     ) -> DensePrior:
-        """From H (B, n, n), possibly singular, and g (B, n) at ``point``: AᵀA = H, Aᵀb = g on H's range.
+        """From H (B, n, n), possibly singular, and g (B, n) at ``point``.
 
-        An eigen-decomposition: directions without information stay without.
+        AᵀA = H, and Aᵀb = g on the range of H, by eigen-decomposition: directions without
+        information stay without.
         """
         scale = information.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        unit = information / scale[:, :, None] / scale[:, None, :]  # columns of mixed units: make them comparable
+        # Columns have mixed units: make them comparable.
+        unit = information / scale[:, :, None] / scale[:, None, :]
         eigenvalues, vectors = torch.linalg.eigh(0.5 * (unit + unit.mT))
         known = eigenvalues > eigenvalues[:, -1:].clamp(min=0) * 1e-14 * information.shape[-1]
         root = torch.where(known, eigenvalues, torch.zeros_like(eigenvalues)).sqrt()
-        inverse_root = torch.where(known, 1 / torch.where(known, root, torch.ones_like(root)), torch.zeros_like(root))
+        inverse_root = torch.where(
+            known, 1 / torch.where(known, root, torch.ones_like(root)), torch.zeros_like(root)
+        )
         factor = root[:, :, None] * vectors.mT * scale[:, None, :]
         offset = inverse_root * (vectors.mT @ (gradient / scale)[..., None])[..., 0]
         return cls(point.detach(), factor.detach(), offset.detach(), first_estimates)
@@ -75,23 +80,33 @@ class DensePrior:
     def objective(self, values: Values, slots: Slots | None = None) -> Tensor:
         return 0.5 * self.whitened(values, slots).square().sum(1)
 
-    def products(self, values: Values, slots: Slots | None = None, at: Values | None = None) -> Products:
+    def products(
+        self, values: Values, slots: Slots | None = None, at: Values | None = None
+    ) -> Products:
         current = self._gather(values, slots)
         residual = self._residual(current)
-        jacobian = self.factor if self.first_estimates else self._jacobian(current if at is None else self._gather(at, slots))
+        jacobian = (
+            self.factor
+            if self.first_estimates
+            else self._jacobian(current if at is None else self._gather(at, slots))
+        )
         transposed = jacobian.mT
         gradient = (transposed @ residual[..., None])[..., 0]
         return Products(
-            0.5 * residual.square().sum(1), (gradient[:, None],), ((transposed @ jacobian)[:, None],)
+            0.5 * residual.square().sum(1),
+            (gradient[:, None],),
+            ((transposed @ jacobian)[:, None],),
         )
 
     def without(self, name: str, keep: Tensor) -> DensePrior:
-        """The prior on fewer variables of one block, those left out simply forgotten (not marginalized)."""
+        """The prior on fewer variables of a block; the others are forgotten, not marginalized."""
         columns = []
         for block in self.point.layout():
             mask = keep if block.name == name else torch.ones(block.count, dtype=torch.bool)
             columns.append(mask.repeat_interleave(block.tangent_dim))
-        return replace(self, point=self.point.select(name, keep), factor=self.factor[:, :, torch.cat(columns)])
+        return replace(
+            self, point=self.point.select(name, keep), factor=self.factor[:, :, torch.cat(columns)]
+        )
 
     def _gather(self, values: Values, slots: Slots | None) -> Values:
         at = tuple(values.slots(r) for r in self.refs) if slots is None else slots

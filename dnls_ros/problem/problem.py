@@ -1,7 +1,7 @@
 """A nonlinear least-squares problem: named factor groups, immutable, a pytree.
 
-`Problem` knows its objective S(x) = ½ Σ ρ(‖L r(x)‖²) and its gradient, both differentiable in every leaf (data, noise, radii).
-How it is minimized is none of its business.
+`Problem` knows its objective S(x) = ½ Σ ρ(‖L r(x)‖²) and its gradient, both differentiable in
+every leaf (data, noise, radii). How it is minimized is none of its business.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ class Problem(Mapping[str, Group]):
         """The sparse structure over these values.
 
         Raises:
-            DnlsError: A group refers to a variable that is not among the values, or a variable has no factor.
+            DnlsError: A group refers to a variable that is not among the values, or a variable has
+                no factor.
         """
         self.check_touched(values)
         return Structure.of(self, values)
 
     def check_touched(self, values: Values) -> None:
-        """Every variable must have at least one factor: otherwise the problem is singular by construction.
+        """Every variable must have a factor: otherwise the problem is singular by construction.
 
         Raises:
             DnlsError: Names the first variables without a factor.
@@ -64,8 +65,8 @@ class Problem(Mapping[str, Group]):
             lonely = ids if not seen else ids[~torch.isin(ids, torch.cat(seen))]
             if len(lonely):
                 raise DnlsError(
-                    f"block '{name}': {len(lonely)} of {len(ids)} variables have no factor, first ids "
-                    f"{lonely[:3].tolist()}; add a prior or leave them out of the values"
+                    f"block '{name}': {len(lonely)} of {len(ids)} variables have no factor, "
+                    f"first ids {lonely[:3].tolist()}; add a prior or leave them out of the values"
                 )
 
     def objective(self, values: Values) -> Tensor:
@@ -90,7 +91,9 @@ def zero_step(values: Values) -> Tensor:
 
 def cost_of(problem: Mapping[str, Group], values: Values, structure: Structure) -> Tensor:
     """S(x) with the slots already known, (B,)."""
-    return _sum([group.objective(values, structure.slots[name]) for name, group in problem.items()])
+    return _sum(
+        [group.objective(values, structure.slots[name]) for name, group in problem.items()]
+    )
 
 
 def _sum(costs: list[Tensor]) -> Tensor:

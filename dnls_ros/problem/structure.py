@@ -1,8 +1,9 @@
 """The sparse structure of a problem: everything about H = JᵀJ that does not depend on numbers.
 
-Computed once per shape of the problem and shared by the whole batch: where each variable lies in the tangent vector, the lower
-triangle of H in compressed columns, and where each group's products are added. The cost is a few sorts on the host; a
-`StructureCache` hands the same object out again while the slots stay the same, and with it the symbolic factorization.
+Computed once per shape of the problem and shared by the whole batch: where each variable lies in
+the tangent vector, the lower triangle of H in compressed columns, and where each group's products
+are added. The cost is a few sorts on the host; a `StructureCache` hands the same object out again
+while the slots stay the same, and with it the symbolic factorization.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Pattern:
 
     @classmethod
     def of(cls, keys: Ints, n: int, blocks: tuple[Block, ...]) -> Pattern:
-        """From sorted unique keys ``column · n + row`` of the lower triangle, all diagonal entries included."""
+        """From sorted unique keys ``column · n + row`` of the lower triangle with diagonal."""
         columns, rows = np.divmod(keys, n)
         diagonal = np.searchsorted(keys, np.arange(n) * (n + 1))
         return cls(n, np.searchsorted(keys, np.arange(n + 1) * n), rows, columns, diagonal, blocks)
@@ -68,9 +69,12 @@ class Structure:
     Attributes:
         pattern: The lower triangle of H.
         slots: group → one (M,) slot tensor per reference.
-        gradient_positions: Where the concatenated gradient products of all groups are added, into n.
-        hessian_positions: The same for the Hessian products, into nnz; ``nnz`` itself is a bin for the upper halves.
-        twice: Positions among the Hessian products that count double (a factor that touches one variable twice).
+        gradient_positions: Where the concatenated gradient products of all groups are added, into
+            n.
+        hessian_positions: The same for the Hessian products, into nnz; ``nnz`` itself is a bin for
+            the upper halves.
+        twice: Positions among the Hessian products that count double (a factor that touches one
+            variable twice).
         ids: block → ids, for messages and caches.
     """
 
@@ -106,22 +110,36 @@ class Structure:
         blocks = values.layout()
         by_name = {b.name: b for b in blocks}
         n = blocks[-1].stop if blocks else 0
-        slots = {name: tuple(values.slots(r) for r in group.refs) for name, group in groups.items()}
+        slots = {
+            name: tuple(values.slots(r) for r in group.refs) for name, group in groups.items()
+        }
         columns = {
-            name: [_columns(by_name[r.name], at) for r, at in zip(group.refs, slots[name], strict=True)]
+            name: [
+                _columns(by_name[r.name], at)
+                for r, at in zip(group.refs, slots[name], strict=True)
+            ]
             for name, group in groups.items()
         }
         for name, group in groups.items():
             if group.joint:
                 columns[name] = [np.concatenate([c.reshape(1, -1) for c in columns[name]], 1)]
         gradient = [c.reshape(-1) for cs in columns.values() for c in cs]
-        pairs = [_pair_keys(cs[k], cs[m], n, k == m) for cs in columns.values() for k in range(len(cs)) for m in range(k, len(cs))]
+        pairs = [
+            _pair_keys(cs[k], cs[m], n, k == m)
+            for cs in columns.values()
+            for k in range(len(cs))
+            for m in range(k, len(cs))
+        ]
         keys = np.concatenate([np.arange(n, dtype=np.int64) * (n + 1), *(key for key, _ in pairs)])
         unique, inverse = np.unique(keys, return_inverse=True)
         if len(unique) and unique[-1] == n * n:  # the bin's key sorts last
             unique = unique[:-1]
         positions = inverse.reshape(-1)[n:].astype(np.int64)
-        twice = np.flatnonzero(np.concatenate([t for _, t in pairs])) if pairs else np.zeros(0, np.int64)
+        twice = (
+            np.flatnonzero(np.concatenate([t for _, t in pairs]))
+            if pairs
+            else np.zeros(0, np.int64)
+        )
         return cls(
             Pattern.of(unique, n, blocks),
             slots,
@@ -139,7 +157,7 @@ def _columns(block: Block, slots: Tensor) -> Ints:
 
 
 def _pair_keys(a: Ints, b: Ints, n: int, same: bool) -> tuple[Ints, NDArray[np.bool_]]:
-    """Lower-triangle keys of the (M, t_a, t_b) products of two references, flat; and which of them count twice."""
+    """Lower-triangle keys of two references' (M, t_a, t_b) products, and which count twice."""
     first, second = np.broadcast_arrays(a[:, :, None], b[:, None, :])
     low, high = np.minimum(first, second), np.maximum(first, second)
     keys = low * n + high
@@ -158,10 +176,14 @@ class StructureCache:
         self.misses = 0
 
     def get(self, groups: Mapping[str, Group], values: Values) -> Structure:
-        """The structure of the groups over the values, analyzed only if it differs from the last one."""
+        """The groups' structure over the values, analyzed only if it differs from the last one."""
         signature = (
             values.layout(),
-            tuple((n, r.name, values.slots(r).numpy().tobytes()) for n, g in groups.items() for r in g.refs),
+            tuple(
+                (n, r.name, values.slots(r).numpy().tobytes())
+                for n, g in groups.items()
+                for r in g.refs
+            ),
         )
         if self._structure is None or signature != self._signature:
             self._structure, self._signature = Structure.of(groups, values), signature
@@ -170,6 +192,11 @@ class StructureCache:
         self.hits += 1
         same = self._structure
         return Structure(
-            same.pattern, same.slots, same.gradient_positions, same.hessian_positions, same.twice,
-            dict(values.ids), same.symbolic,
+            same.pattern,
+            same.slots,
+            same.gradient_positions,
+            same.hessian_positions,
+            same.twice,
+            dict(values.ids),
+            same.symbolic,
         )

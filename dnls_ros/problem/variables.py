@@ -1,14 +1,15 @@
 """Variables, references to them, and their values.
 
-A *variable* is one manifold element that is optimized: a pose at a time, a landmark. Variables of one kind form a named
-*block*, inside which each has a stable int64 id (for states the id **is** the stamp in nanoseconds). ``pose[ids]`` reads
-like NumPy indexing and makes a `Ref`; `Values` holds the elements, sorted by id. Ids are turned into slots by a checked
-binary search, once per structure.
+A *variable* is one manifold element that is optimized: a pose at a time, a landmark. Variables of
+one kind form a named *block*, inside which each has a stable int64 id (for states the id **is**
+the stamp in nanoseconds). ``pose[ids]`` reads like NumPy indexing and makes a `Ref`; `Values`
+holds the elements, sorted by id. Ids are turned into slots by a checked binary search, once per
+structure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,14 +75,16 @@ class Variables:
 
     def values(self, ids: IdsLike, elements: Element) -> Values:
         """The values of a single block; ``elements`` has axes (B, N, …)."""
-        if not isinstance(elements, Tensor if isinstance(self.manifold, Euclidean) else self.manifold):
+        if not isinstance(
+            elements, Tensor if isinstance(self.manifold, Euclidean) else self.manifold
+        ):
             raise DnlsError(f"block '{self.name}' holds {self.manifold}, got {type(elements)}")
         return Values({self.name: elements}, {self.name: as_ids(ids)})
 
 
 @dataclass(frozen=True)
 class Block:
-    """Where one block lies in the tangent vector: ``count`` variables of ``tangent_dim`` from ``offset``."""
+    """One block's place in the tangent: ``count`` variables of ``tangent_dim`` from ``offset``."""
 
     name: str
     offset: int
@@ -115,20 +118,25 @@ class Values(Mapping[str, Element]):
 
     def _check(self) -> None:
         if set(self.blocks) != set(self.ids):
-            raise DnlsError(f"blocks {sorted(self.blocks)} and ids {sorted(self.ids)} name different variables")
+            raise DnlsError(
+                f"blocks {sorted(self.blocks)} and ids {sorted(self.ids)} name different variables"
+            )
         for name, element in self.blocks.items():
             shape, ids = storage(element).shape, self.ids[name]
             if len(shape) < 3 or shape[1] != len(ids):
                 raise DnlsError(
-                    f"block '{name}' has shape {tuple(shape)}, expected (B, N, …) with N = {len(ids)} ids"
+                    f"block '{name}' has shape {tuple(shape)}, expected (B, N, …) with "
+                    f"N = {len(ids)} ids"
                 )
             if len(ids) > 1 and not bool((ids[1:] > ids[:-1]).all()):
-                raise DnlsError(f"ids of block '{name}' must ascend without repetition: sort them first")
+                raise DnlsError(
+                    f"ids of block '{name}' must ascend without repetition: sort them first"
+                )
 
     def __getitem__(self, name: str) -> Element:
         return self.blocks[name]
 
-    def __iter__(self):  # noqa: ANN204 - the iterator type of the mapping
+    def __iter__(self) -> Iterator[str]:
         return iter(self.blocks)
 
     def __len__(self) -> int:
@@ -154,14 +162,19 @@ class Values(Mapping[str, Element]):
             DnlsError: The block or an id is unknown.
         """
         if ref.name not in self.ids:
-            raise DnlsError(f"no block '{ref.name}' among the values; there are {sorted(self.ids)}")
+            raise DnlsError(
+                f"no block '{ref.name}' among the values; there are {sorted(self.ids)}"
+            )
         ids = self.ids[ref.name]
         at = torch.searchsorted(ids, ref.ids)
         found = at < len(ids)
         found &= ids[at.clamp(max=max(len(ids) - 1, 0))] == ref.ids if len(ids) else False
         if not bool(found.all()):
             missing = ref.ids[~found][:3].tolist()
-            raise DnlsError(f"block '{ref.name}' has no variable with id {missing}; it holds {len(ids)} variables")
+            raise DnlsError(
+                f"block '{ref.name}' has no variable with id {missing}; it holds {len(ids)} "
+                "variables"
+            )
         return at
 
     def gather(self, ref: Ref, slots: Tensor | None = None) -> Element:
@@ -173,7 +186,9 @@ class Values(Mapping[str, Element]):
         """All variables moved by the tangent vector ``delta`` (B, n): x ⊞ δ."""
         moved = {}
         for block in self.layout():
-            step = delta[:, block.offset : block.stop].unflatten(1, (block.count, block.tangent_dim))
+            step = delta[:, block.offset : block.stop].unflatten(
+                1, (block.count, block.tangent_dim)
+            )
             moved[block.name] = retract(self.blocks[block.name], step)
         return Values(moved, self.ids, checked=True)
 
@@ -190,12 +205,12 @@ class Values(Mapping[str, Element]):
         """The same values, cut off from the autograd graph."""
         return self.map(Tensor.detach)
 
-    def map(self, function) -> Values:  # noqa: ANN001 - Tensor -> Tensor, as in torch's own map functions
-        """The same blocks with ``function`` applied to each storage tensor (keeps axes B and N)."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> Values:
+        """The blocks with ``function`` applied to each storage tensor; it keeps axes B and N."""
         return Values({n: on_storage(x, function) for n, x in self.blocks.items()}, self.ids)
 
     def select(self, name: str, keep: Tensor) -> Values:
-        """Without the variables of ``name`` whose ``keep`` (N,) is false; an empty block disappears."""
+        """Without the variables of ``name`` whose ``keep`` (N,) is false; an empty block goes."""
         blocks, ids = dict(self.blocks), dict(self.ids)
         if bool(keep.any()):
             blocks[name] = on_storage(blocks[name], lambda t: t[:, keep])
@@ -203,6 +218,19 @@ class Values(Mapping[str, Element]):
         else:
             del blocks[name], ids[name]
         return Values(blocks, ids)
+
+    def overwrite(self, other: Values) -> Values:
+        """These values, exchanged for those of ``other`` where it holds the same variables."""
+        blocks = dict(self.blocks)
+        for name, element in other.blocks.items():
+            if name in blocks:
+                mine = torch.isin(other.ids[name], self.ids[name])
+                at = torch.searchsorted(self.ids[name], other.ids[name][mine])
+                new = storage(element)[:, mine]
+                blocks[name] = on_storage(
+                    blocks[name], lambda t, at=at, new=new: t.index_copy(1, at, new)
+                )
+        return Values(blocks, self.ids, checked=True)
 
     def merge(self, other: Values) -> Values:
         """Both together, sorted by id.
@@ -212,7 +240,9 @@ class Values(Mapping[str, Element]):
         """
         blocks, ids = dict(self.blocks), dict(self.ids)
         for name, element in other.blocks.items():
-            blocks[name], ids[name] = _merge(name, blocks.get(name), ids.get(name), element, other.ids[name])
+            blocks[name], ids[name] = _merge(
+                name, blocks.get(name), ids.get(name), element, other.ids[name]
+            )
         return Values(blocks, ids, checked=True)
 
 
@@ -221,9 +251,13 @@ def storage(element: Element) -> Tensor:
     return element if isinstance(element, Tensor) else element.tensor
 
 
-def on_storage(element: Element, function) -> Element:  # noqa: ANN001 - Tensor -> Tensor
+def on_storage(element: Element, function: Callable[[Tensor], Tensor]) -> Element:
     """The element of the same type whose storage tensor is ``function`` of this one's."""
-    return function(element) if isinstance(element, Tensor) else type(element)(function(element.tensor))
+    return (
+        function(element)
+        if isinstance(element, Tensor)
+        else type(element)(function(element.tensor))
+    )
 
 
 def _where(mask: Tensor, a: Element, b: Element) -> Element:
@@ -252,8 +286,10 @@ def _flatten(values: Values) -> tuple[list[Element], tuple[Ref, ...]]:
 
 def _unflatten(elements: Iterable[Element], refs: tuple[Ref, ...]) -> Values:
     names = [r.name for r in refs]
-    # Leaves may be placeholders of a transform (vmap in_dims, tree specs), so they are not checked again.
-    return Values(dict(zip(names, elements, strict=True)), {r.name: r.ids for r in refs}, checked=True)
+    # Leaves may be placeholders of a transform (vmap in_dims, tree specs): no checks.
+    return Values(
+        dict(zip(names, elements, strict=True)), {r.name: r.ids for r in refs}, checked=True
+    )
 
 
 pytree.register_pytree_node(Values, _flatten, _unflatten, serialized_type_name="dnls_ros.Values")

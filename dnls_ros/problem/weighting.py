@@ -1,8 +1,9 @@
 """How much a residual counts: noise models whiten it, robust losses bound it.
 
-The objective of a factor is ½ρ(‖L r‖²) with LᵀL = Σ⁻¹. A loss is a function of the *squared* norm s with ρ(0) = 0, ρ'(0) = 1 and
-finite first and second derivatives everywhere, so that exact Hessians can be taken through it. Radii are in units of σ.
-All tensors are pytree leaves: noise and radii can be learned. Floats are kept as 0-d float64 and follow the residual's dtype.
+The objective of a factor is ½ρ(‖L r‖²) with LᵀL = Σ⁻¹. A loss is a function of the *squared* norm
+s with ρ(0) = 0, ρ'(0) = 1 and finite first and second derivatives everywhere, so that exact
+Hessians can be taken through it. Radii are in units of σ. All tensors are pytree leaves: noise and
+radii can be learned. Floats are kept as 0-d float64 and follow the residual's dtype.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Leaf = TypeVar("Leaf", bound=type)
 
 
 def leaves(cls: Leaf) -> Leaf:
-    """Class decorator: a frozen dataclass whose fields are all tensors becomes a pytree; floats become tensors."""
+    """Class decorator: makes a pytree of a frozen dataclass whose fields are all tensors."""
     names = tuple(f.name for f in fields(cls))
     pytree.register_pytree_node(
         cls,
@@ -33,7 +34,7 @@ def leaves(cls: Leaf) -> Leaf:
 
 
 def _rebuild(cls: type, attributes: dict[str, object]) -> object:
-    made = object.__new__(cls)  # leaves may be placeholders of a transform: no conversion, no checks
+    made = object.__new__(cls)  # leaves may be placeholders of a transform: no checks
     for name, value in attributes.items():
         object.__setattr__(made, name, value)
     return made
@@ -43,12 +44,16 @@ def _positive(owner: object, name: str, value: Tensor | float, own_axes: int = 0
     """The value with axes (B|1, M|1, …), checked."""
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
     if not bool((tensor.detach() > 0).all()) or not bool(tensor.detach().isfinite().all()):
-        raise DnlsError(f"{type(owner).__name__}: {name} must be positive and finite, got {tensor.detach()}")
+        raise DnlsError(
+            f"{type(owner).__name__}: {name} must be positive and finite, got {tensor.detach()}"
+        )
     return tensor[None, None] if tensor.ndim == own_axes else tensor
 
 
 def _as_tensor(value: Tensor | float) -> Tensor:
-    assert isinstance(value, Tensor)  # __post_init__ made it one; the field's type speaks to the caller
+    assert isinstance(
+        value, Tensor
+    )  # __post_init__ made it one; the field's type speaks to the caller
     return value
 
 
@@ -62,6 +67,10 @@ class Noise(ABC):
     @abstractmethod
     def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
         """L J for Jacobians (B, M, r, t)."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> Noise:
+        """The same noise with ``factor`` times the standard deviations."""
 
 
 @leaves
@@ -84,6 +93,9 @@ class Isotropic(Noise):
     def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
         return jacobian / _as_tensor(self.sigma).to(jacobian.dtype)[..., None, None]
 
+    def scaled(self, factor: float) -> Isotropic:
+        return Isotropic(_as_tensor(self.sigma) * factor)
+
 
 @leaves
 @dataclass(frozen=True, eq=False)
@@ -104,6 +116,9 @@ class Diagonal(Noise):
 
     def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
         return jacobian / self.sigmas.to(jacobian.dtype)[..., None]
+
+    def scaled(self, factor: float) -> Diagonal:
+        return Diagonal(self.sigmas * factor)
 
 
 @leaves
@@ -130,7 +145,10 @@ class SquareRootInformation(Noise):
         """
         lower, info = torch.linalg.cholesky_ex(covariance)
         if bool((info != 0).any()):
-            raise DnlsError("a covariance is not positive definite; it must be symmetric with positive eigenvalues")
+            raise DnlsError(
+                "a covariance is not positive definite; it must be symmetric with positive "
+                "eigenvalues"
+            )
         eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         return cls(torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False))
 
@@ -151,6 +169,9 @@ class SquareRootInformation(Noise):
 
     def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
         return self.factor.to(jacobian.dtype) @ jacobian
+
+    def scaled(self, factor: float) -> SquareRootInformation:
+        return SquareRootInformation(self.factor / factor)
 
 
 class Loss(ABC):
