@@ -24,6 +24,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 TERMS = 6
 NEAR = 0.0625  # [rad²]: below θ = ¼ the polynomials in θ² are used
+NEAR_TANGENT = 0.001  # of tan² of an angle of view
 NEAR_SINE = 0.0025  # below θ ≈ 0.1 those in sin²(θ/2), which converge more slowly
 
 Series = list[Fraction]
@@ -106,6 +107,11 @@ def _arcsine() -> Series:
     return [Fraction(comb(2 * k, k), 4**k * (2 * k + 1)) for k in range(TERMS)]
 
 
+def _arctangent(terms: int = TERMS) -> Series:
+    """The series of atan(√x)/√x."""
+    return [Fraction((-1) ** n, 2 * n + 1) for n in range(terms)]
+
+
 def _cotangent_of_sine() -> Series:
     """The same in n² = sin²(θ/2): (1 − asin(n) √(1 − n²)/n) / (4 asin²(n))."""
     over_root = [
@@ -137,6 +143,7 @@ _INVERSE = _rows(_cotangent())
 _INVERSE_SLOPES = _rows(_cotangent(), _derivative(_cotangent(TERMS + 1)))
 _LOG = _rows([2 * c for c in _arcsine()])
 _SCREW_LOG = _rows([2 * c for c in _arcsine()], _cotangent_of_sine())
+_ARCTANGENT = _rows(_arctangent(), _derivative(_arctangent(TERMS + 1)))
 
 
 def _horner(x: Tensor, rows: tuple[Constant, ...]) -> Tensor:
@@ -253,3 +260,14 @@ def screw_log(sine2: Tensor, cosine: Tensor) -> Tensor:
         return torch.cat([ratio, (1 - 0.5 * ratio * cosine) / (angle * angle)], -1)
 
     return _blend(sine2, NEAR_SINE, _SCREW_LOG, closed)
+
+
+def arctangent(x: Tensor) -> Tensor:
+    """[f, df/dx] of f(x) = atan(√x)/√x, (…, 2): angles of view from squared tangents."""
+
+    def closed(x: Tensor) -> Tensor:
+        root = x.sqrt()
+        f = root.atan() / root
+        return torch.cat([f, 0.5 * (1 / (1 + x) - f) / x], -1)
+
+    return _blend(x, NEAR_TANGENT, _ARCTANGENT, closed)

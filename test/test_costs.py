@@ -1,0 +1,512 @@
+"""Built-in costs: Jacobians against autodiff and differences, cameras against OpenCV, laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.func import hessian, jacfwd, jacrev, vmap
+
+from dnls_ros.costs import (
+    MIN_DEPTH,
+    PinholeCamera,
+    between,
+    body_twist,
+    constant_velocity,
+    constant_velocity_noise,
+    landmark_reprojection,
+    partial_pose,
+    prior,
+    random_walk,
+    range_bearing,
+    tag_corners,
+    velocity_prior,
+)
+from dnls_ros.errors import DnlsError
+from dnls_ros.lie import (
+    SE2,
+    SE3,
+    SO2,
+    SO3,
+    Element,
+    Euclidean,
+    LieGroup,
+    lift,
+    retract,
+    tangent_dim,
+)
+from dnls_ros.problem import (
+    Cost,
+    Diagonal,
+    Problem,
+    Shared,
+    SquareRootInformation,
+    Values,
+    Variables,
+    check_jacobians,
+)
+
+F64 = torch.float64
+M = 6  # instances per case
+# The first forward-mode derivative makes torch compile some of its own functions with torch.jit.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+CAMERAS = {
+    "none": ("", []),
+    "radtan": ("plumb_bob", [-0.28, 0.07, 1.2e-3, -0.8e-3, 0.02]),
+    "equidistant": ("equidistant", [-0.02, 0.03, -0.01, 0.002]),
+}
+
+
+def camera(model: str) -> PinholeCamera:
+    name, coefficients = CAMERAS[model]
+    focal, center = torch.tensor([[420.0, 430.0], [320.0, 240.0]], dtype=F64)
+    return PinholeCamera(focal, center, torch.tensor(coefficients, dtype=F64), name)
+
+
+@dataclass
+class Draw:
+    """Random arguments in one of three regimes."""
+
+    regime: str
+    seed: int = 0
+    random: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.random = np.random.default_rng(self.seed)
+
+    def vector(self, *shape: int, scale: float = 1.0) -> Tensor:
+        return scale * torch.tensor(self.random.standard_normal((1, M, *shape)))
+
+    def tangent(self, t: int) -> Tensor:
+        if self.regime == "uniform":
+            return torch.tensor(self.random.uniform(-1.7, 1.7, (1, M, t)))
+        scale = {"normal": 1.0, "1e-7": 1e-7, "1e-12": 1e-12}[self.regime]
+        return self.vector(t, scale=scale)
+
+    def element(self, kind: type[LieGroup] | int) -> Element:
+        if isinstance(kind, int):
+            return self.tangent(kind)
+        delta = self.tangent(kind.tangent_dim)
+        return kind.exp(delta)
+
+    def pair(self, kind: type[LieGroup] | int) -> tuple[Element, Element]:
+        """Two elements; in the small regimes anywhere, but near each other."""
+        x = self.element(kind)
+        if self.regime.startswith("1e"):
+            x = kind.exp(self.vector(kind.tangent_dim)) if not isinstance(kind, int) else x
+        return x, retract(x, self.tangent(tangent_dim(x)))
+
+    def duration(self) -> Tensor:
+        return torch.tensor(self.random.uniform(0.05, 2.0, (1, M)))
+
+    def viewpoint(self, planar: bool) -> tuple[Element, SE3]:
+        """A body, and its camera that looks along the body's x axis."""
+        body = self.element(SE2 if planar else SE3)
+        forward = SE3(torch.tensor([0.1, 0.05, 0.4, -0.5, 0.5, -0.5, 0.5], dtype=F64))
+        near = SE3.exp(0.1 * self.tangent(6))
+        return body, forward @ near
+
+    def in_view(self, body: Element, mount: SE3, *shape: int) -> Tensor:
+        """World points (1, M, *shape, 3) in front of the camera."""
+        p = torch.tensor(self.random.uniform(-1.0, 1.0, (1, M, *shape, 3)))
+        p[..., 2] += 3.0
+        world = (lift(body) if isinstance(body, SE2) else body) @ mount
+        return SE3(world.tensor.view(1, M, *[1] * len(shape), 7)) @ p
+
+
+Case = tuple[Cost, Callable[[Draw], tuple[Any, ...]]]
+
+
+def poses(cost: Cost, kind: type[LieGroup] | int, extra: Callable[[Draw], tuple] = lambda d: ()):
+    return cost, lambda d: (*d.pair(kind), *extra(d))
+
+
+def _tag(planar: bool, model: str) -> Callable[[Draw], tuple[Any, ...]]:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        body, mount = d.viewpoint(planar)
+        center = d.in_view(body, mount)
+        turn = SO3.exp(d.tangent(3)).xyzw
+        landmark = SE3(torch.cat([center, turn], -1))
+        corners = 0.2 * d.vector(4, 3)
+        shared = camera(model)
+        data = PinholeCamera(
+            *(t.expand(1, M, -1) for t in (shared.focal, shared.center, shared.coefficients)),
+            shared.model,
+        )
+        return body, mount, landmark, corners, 100 * d.vector(4, 2), data
+
+    return arguments
+
+
+def _point(planar: bool, model: str) -> Callable[[Draw], tuple[Any, ...]]:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        body, mount, landmark, _, pixels, data = _tag(planar, model)(d)
+        return body, mount, landmark.translation, pixels[..., 0, :], data
+
+    return arguments
+
+
+def _range(body: type[LieGroup], sensor: type[LieGroup], n: int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        z = torch.cat([d.duration()[..., None], 3 * d.vector(1)], -1)
+        return d.element(body), d.element(sensor), 2 * d.vector(n), z
+
+    return range_bearing, arguments
+
+
+def _partial(kind: type[LieGroup]) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        x, y = d.pair(kind)
+        mount = kind.exp(d.vector(kind.tangent_dim))
+        return x, mount, y @ mount
+
+    return partial_pose, arguments
+
+
+def _between(kind: type[LieGroup] | int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        x, y = d.pair(kind)
+        z = x.between(y) if isinstance(x, LieGroup) else y - x
+        return x, y, retract(z, d.tangent(tangent_dim(z)))
+
+    return between, arguments
+
+
+def _velocity(kind: type[LieGroup] | int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        x, y = d.pair(kind)
+        t = tangent_dim(x)
+        return x, d.vector(t), y, d.vector(t), d.duration()
+
+    return constant_velocity, arguments
+
+
+KINDS: list[type[LieGroup] | int] = [SO2, SE2, SO3, SE3, 2]
+CASES: dict[str, Case] = {
+    **{f"prior-{k}": poses(prior, k) for k in KINDS},
+    **{f"between-{k}": _between(k) for k in KINDS},
+    **{f"random_walk-{k}": poses(random_walk, k) for k in KINDS},
+    **{
+        f"body_twist-{k}": poses(
+            body_twist, k, lambda d, k=k: (d.duration(), d.vector(getattr(k, "tangent_dim", k)))
+        )
+        for k in KINDS
+    },
+    **{f"constant_velocity-{k}": _velocity(k) for k in KINDS},
+    "velocity_prior": (velocity_prior, lambda d: (d.vector(6), d.vector(6))),
+    "partial_pose-SE2": _partial(SE2),
+    "partial_pose-SE3": _partial(SE3),
+    "range_bearing-plane": _range(SE2, SE2, 2),
+    "range_bearing-mounted": _range(SE2, SE3, 3),
+    "range_bearing-lifted": _range(SE2, SE2, 3),
+    "range_bearing-space": _range(SE3, SE3, 3),
+    **{
+        f"tag_corners-{p}-{m}": (tag_corners, _tag(p == "planar", m))
+        for p in ("planar", "space")
+        for m in CAMERAS
+    },
+    **{
+        f"landmark_reprojection-{p}-{m}": (landmark_reprojection, _point(p == "planar", m))
+        for p in ("planar", "space")
+        for m in CAMERAS
+    },
+}
+
+
+def named(case: str) -> str:
+    return case.replace("<class 'dnls_ros.lie.", "").replace("'>", "")
+
+
+@pytest.mark.parametrize("regime", ["uniform", "normal", "1e-7", "1e-12"])
+@pytest.mark.parametrize("case", CASES, ids=[named(c) for c in CASES])
+def test_analytic_jacobians_equal_autodiff_and_central_differences(case, regime):
+    cost, draw = CASES[case]
+    arguments = draw(Draw(regime))
+    assert cost.analytic is not None
+    analytic = cost.analytic(*arguments)
+    positions = tuple(range(len(analytic)))
+    residual = cost.evaluate(arguments, (1, M))
+    scale = max(1.0, float(residual.abs().max()))
+    auto = cost.autodiff(arguments, (1, M), positions)
+    for k in positions:
+        expected = (1, M, residual.shape[-1], tangent_dim(arguments[k]))
+        block = analytic[k].expand(expected)
+        assert block.isfinite().all()
+        torch.testing.assert_close(block, auto[k], rtol=1e-10, atol=1e-10)
+        numeric = central_differences(cost, arguments, k)
+        torch.testing.assert_close(block, numeric, rtol=1e-7, atol=1e-7 * scale)
+
+
+def central_differences(cost: Cost, arguments: tuple[Any, ...], k: int) -> Tensor:
+    """Fourth order: rounding and truncation of the pixel costs are both below 1e-7."""
+    columns, step = [], 2e-4
+    for axis in torch.eye(tangent_dim(arguments[k]), dtype=F64):
+
+        def at(steps: float, axis: Tensor = axis) -> Tensor:
+            moved = retract(arguments[k], steps * step * axis)
+            return cost.evaluate((*arguments[:k], moved, *arguments[k + 1 :]), (1, M))
+
+        columns.append((8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step))
+    return torch.stack(columns, -1)
+
+
+def test_the_public_check_accepts_a_built_in_cost():
+    x, y, z = (SE3.exp(v) for v in Draw("normal").vector(6)[0, :3])
+    worst = check_jacobians(between, x, y, z)
+    assert worst["autodiff"] < 1e-13
+    assert worst["numeric"] < 1e-8
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_residuals_and_jacobians_broadcast_over_the_batch_axis(batch):
+    d = Draw("normal")
+    for case in (
+        "between-" + str(SE3),
+        "constant_velocity-" + str(SE2),
+        "tag_corners-planar-radtan",
+    ):
+        cost, draw = CASES[case]
+        arguments = draw(d)
+        first = arguments[0]
+        many = type(first)(first.tensor.expand(batch, -1, -1))
+        expected = cost.evaluate(arguments, (1, M)).expand(batch, -1, -1)
+        torch.testing.assert_close(cost.evaluate((many, *arguments[1:]), (batch, M)), expected)
+        blocks = cost.differentiate((many, *arguments[1:]), (batch, M), (0, 1))
+        assert all(b.shape[:2] == (batch, M) for b in blocks)
+
+
+# -- cameras ------------------------------------------------------------------------------------
+
+
+def points_in_view(n: int = 200) -> Tensor:
+    random = np.random.default_rng(3)
+    p = random.uniform(-1.0, 1.0, (n, 3)) * [1.2, 0.9, 1.0] + [0, 0, 2.2]
+    p[0, :2] = 0.0  # the optical axis
+    p[1, :2] = 1e-9
+    return torch.tensor(p)
+
+
+@pytest.mark.parametrize("model", CAMERAS)
+def test_projection_agrees_with_opencv(model):
+    c, p = camera(model), points_in_view()
+    matrix = np.array([[420.0, 0, 320], [0, 430, 240], [0, 0, 1]])
+    coefficients = np.array(CAMERAS[model][1])
+    still = np.zeros(3)
+    if model == "equidistant":
+        theirs, _ = cv2.fisheye.projectPoints(
+            p[:, None].numpy(), still, still, matrix, coefficients
+        )
+    else:
+        theirs, _ = cv2.projectPoints(p.numpy(), still, still, matrix, coefficients)
+    torch.testing.assert_close(c.project(p), torch.tensor(theirs[:, 0]), rtol=0, atol=1e-9)
+    assert c.visible(p).all()
+
+
+@pytest.mark.parametrize("model", CAMERAS)
+def test_the_projection_jacobian_is_its_derivative(model):
+    c, p = camera(model), points_in_view()
+    for differentiate in (jacrev, jacfwd):
+        torch.testing.assert_close(c.jacobian(p), vmap(differentiate(c.project))(p))
+    assert vmap(hessian(c.project))(p).isfinite().all()
+
+
+@pytest.mark.parametrize("model", CAMERAS)
+def test_points_behind_the_camera_give_finite_numbers_and_are_not_visible(model):
+    c = camera(model)
+    p = torch.tensor([[0.3, 0.2, -1.0], [0.3, 0.2, 0.0], [0, 0, 0], [1, 1, 1e-9]], dtype=F64)
+    assert not c.visible(p).any()
+    assert c.project(p).isfinite().all()
+    assert c.jacobian(p).isfinite().all()
+    torch.testing.assert_close(c.jacobian(p), vmap(jacrev(c.project))(p))
+    assert (c.jacobian(p)[..., 2] == 0).all()
+    edge = torch.tensor([0.3, 0.2, MIN_DEPTH], dtype=F64)
+    torch.testing.assert_close(c.project(p[0]), c.project(edge))
+
+
+def test_points_where_the_distortion_folds_back_are_not_visible():
+    c = PinholeCamera(*torch.ones(2, 2, dtype=F64), torch.tensor([-0.3, 0, 0, 0, 0.0]), "radtan")
+    p = torch.tensor([[0.9, 0.0, 1.0], [1.2, 0.0, 1.0]], dtype=F64)  # the fold is at r = 1.054
+    assert c.visible(p).tolist() == [True, False]
+
+
+def test_a_camera_with_the_wrong_coefficients_is_refused():
+    with pytest.raises(DnlsError, match="'rational_polynomial' is unknown"):
+        PinholeCamera(torch.ones(2), torch.ones(2), torch.ones(8), "rational_polynomial")
+    with pytest.raises(DnlsError, match=r"expected \(2, 2, 5\)"):
+        PinholeCamera(torch.ones(2), torch.ones(2), torch.ones(4), "plumb_bob")
+
+
+def test_a_camera_is_made_of_a_calibration():
+    @dataclass
+    class Calibration:
+        focal: tuple[float, float] = (400.0, 401.0)
+        center: tuple[float, float] = (320.0, 240.0)
+        distortion_model: str = "equidistant"
+        coefficients: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+
+    made = PinholeCamera.of(Calibration())
+    assert made.model == "equidistant"
+    assert made.focal.tolist() == [400.0, 401.0]
+    assert made.coefficients.dtype == F64
+    assert PinholeCamera.of(Calibration(distortion_model="", coefficients=())).model == ""
+
+
+# -- what the residuals mean --------------------------------------------------------------------
+
+
+def test_tag_corners_of_a_planar_body_are_those_of_the_lifted_body():
+    body, *rest = _tag(True, "radtan")(Draw("normal"))
+    torch.testing.assert_close(
+        tag_corners.residual(body, *rest), tag_corners.residual(lift(body), *rest)
+    )
+
+
+def test_a_tag_seen_where_it_is_leaves_no_residual():
+    body, mount, landmark, corners, pixels, data = _tag(False, "equidistant")(Draw("normal"))
+    predicted = tag_corners.residual(body, mount, landmark, corners, 0 * pixels, data)
+    again = tag_corners.residual(
+        body, mount, landmark, corners, predicted.unflatten(-1, (4, 2)), data
+    )
+    torch.testing.assert_close(again, torch.zeros_like(again), rtol=0, atol=1e-12)
+    world = SE3(landmark.tensor.unsqueeze(-2)) @ corners
+    for k in range(4):
+        one = landmark_reprojection.residual(
+            body, mount, world[..., k, :], 0 * pixels[..., k, :], data
+        )
+        torch.testing.assert_close(one, predicted[..., 2 * k : 2 * k + 2])
+
+
+@pytest.mark.parametrize("offset", [-1e-3, 0.0, 1e-3])
+def test_the_bearing_difference_is_smooth_across_half_a_turn(offset):
+    behind = torch.tensor([-2.0, offset], dtype=F64)
+    z = torch.tensor([2.0, math.pi - 1e-4], dtype=F64)
+    here = SE2.identity(dtype=F64)
+    bearing = math.atan2(behind[1], behind[0])
+    expected = math.remainder(bearing - float(z[1]), 2 * math.pi)
+    assert abs(float(range_bearing.residual(here, here, behind, z)[1]) - expected) < 1e-14
+    assert abs(expected) < 1e-3
+
+
+def test_a_landmark_at_the_sensor_gives_finite_numbers():
+    for n, kind in ((2, SE2), (3, SE3)):
+        here, z = kind.identity(1, 1, dtype=F64), torch.ones(1, 1, 2, dtype=F64)
+        p = torch.zeros(1, 1, n, dtype=F64)
+        assert range_bearing.residual(here, here, p, z).isfinite().all()
+        analytic = range_bearing.analytic(here, here, p, z)
+        auto = range_bearing.autodiff((here, here, p, z), (1, 1), (0, 1, 2))
+        for a, b in zip(analytic, auto, strict=True):
+            assert a.isfinite().all()
+            torch.testing.assert_close(a, b)
+
+
+def test_a_planar_landmark_needs_a_planar_sensor():
+    z = torch.ones(2, dtype=F64)
+    with pytest.raises(DnlsError, match="give landmarks in space 3 coordinates"):
+        range_bearing.residual(SE2.identity(dtype=F64), SE3.identity(dtype=F64), z, z)
+
+
+def test_a_position_fix_with_a_lever_arm_is_measured_along_the_axes_of_the_world():
+    d = Draw("normal")
+    x, mount, z = (SE3.exp(d.vector(6)) for _ in range(3))
+    r = partial_pose.residual(x, mount, z)
+    antenna = x @ mount.translation
+    torch.testing.assert_close(r[..., :3], antenna - z.translation)
+    turned = SO3.exp(r[..., 3:]) @ z.rotation
+    torch.testing.assert_close(turned.matrix(), (x @ mount).rotation.matrix())
+
+
+@pytest.mark.parametrize("group", [SE2, SE3])
+def test_the_cost_is_unchanged_under_a_global_left_transform(group):
+    d = Draw("normal")
+    t = group.tangent_dim
+    pose, twist = Variables("pose", group), Variables("twist", Euclidean(t))
+    ids, start, end = list(range(M)), list(range(M - 1)), list(range(1, M))
+    x, v = d.element(group), d.vector(t)
+    z = group.exp(d.vector(t)[:, : M - 1])
+    dt = d.duration()[:, : M - 1]
+    sigma = torch.full((1, M - 1, t), 0.3, dtype=F64)
+    problem = Problem(
+        odometry=between(pose[start], pose[end], z, noise=Diagonal(sigma)),
+        walk=random_walk(pose[start], pose[end]),
+        speed=body_twist(pose[start], pose[end], dt, d.vector(t)[:, : M - 1]),
+        motion=constant_velocity(
+            pose[start],
+            twist[start],
+            pose[end],
+            twist[end],
+            dt,
+            noise=constant_velocity_noise(sigma, dt),
+        ),
+    )
+    move = group.exp(d.vector(t)[:, :1])
+    values = [
+        Values({"pose": p, "twist": v}, {n: torch.tensor(ids) for n in ("pose", "twist")})
+        for p in (x, move @ x)
+    ]
+    before, after = (problem.objective(one) for one in values)
+    torch.testing.assert_close(after, before, rtol=1e-12, atol=0)
+
+
+# -- motion models ------------------------------------------------------------------------------
+
+
+def test_constant_velocity_noise_is_integrated_white_acceleration():
+    sigma, dt = torch.tensor([0.1, 0.5, 2.0], dtype=F64), torch.tensor(0.7, dtype=F64)
+    factor = constant_velocity_noise(sigma, dt).factor.reshape(6, 6)
+    q = torch.tensor([[0.7**3 / 3, 0.7**2 / 2], [0.7**2 / 2, 0.7]], dtype=F64)
+    covariance = torch.kron(q, torch.diag(sigma**2))
+    torch.testing.assert_close(factor.mT @ factor @ covariance, torch.eye(6, dtype=F64))
+
+
+def test_two_half_steps_of_constant_velocity_make_one_step():
+    sigma = torch.tensor([[[0.3, 0.9]]], dtype=F64)
+    whole, halves = torch.tensor([[0.8]], dtype=F64), torch.tensor([[0.3, 0.5]], dtype=F64)
+
+    def information(dt: Tensor) -> Tensor:
+        """The information matrix of x0, v0, x1, v1, …"""
+        n = dt.shape[1]
+        x, v = (torch.zeros(1, n, 2, dtype=F64) for _ in range(2))
+        blocks = constant_velocity.analytic(x, v, x, v, dt)
+        noise = constant_velocity_noise(sigma.expand(1, n, 2), dt)
+        total = torch.zeros(4 * (n + 1), 4 * (n + 1), dtype=F64)
+        j = noise.whiten_jacobian(torch.cat(blocks, -1))[0]
+        for k in range(n):
+            total[4 * k : 4 * k + 8, 4 * k : 4 * k + 8] += j[k].mT @ j[k]
+        return total
+
+    h = information(halves)
+    ends, middle = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7]
+    cross = h[ends][:, middle]
+    marginal = h[ends][:, ends] - cross @ torch.linalg.inv(h[middle][:, middle]) @ cross.mT
+    torch.testing.assert_close(marginal, information(whole), rtol=1e-11, atol=1e-9)
+
+
+def test_motion_along_a_constant_twist_leaves_no_residual():
+    d = Draw("normal")
+    x, v, dt = d.element(SE3), 0.5 * d.vector(6), d.duration()
+    y = retract(x, v * dt[..., None])
+    r = constant_velocity.residual(x, v, y, v, dt)
+    torch.testing.assert_close(r, torch.zeros_like(r), rtol=0, atol=1e-13)
+    r = body_twist.residual(x, y, dt, v)
+    torch.testing.assert_close(r, torch.zeros_like(r), rtol=0, atol=1e-12)
+    torch.testing.assert_close(random_walk.residual(x, y), v * dt[..., None])
+
+
+def test_costs_make_groups_with_selected_rows_and_shared_constants():
+    d = Draw("normal")
+    pose = Variables("pose", SE2)
+    ids = list(range(M))
+    values = Values({"pose": d.element(SE2)}, {"pose": torch.tensor(ids)})
+    z = SE2.exp(d.vector(3))
+    only_y = SquareRootInformation(torch.tensor([[0.0, 2.0, 0.0]], dtype=F64)[None, None])
+    fix = partial_pose(pose[ids], Shared(SE2.identity(dtype=F64)), z, noise=only_y)
+    expected = 2 * (values["pose"].translation - z.translation).square()[..., 1].sum(1)
+    torch.testing.assert_close(fix.objective(values), expected)
