@@ -28,7 +28,7 @@ TYPE = "geometry_msgs/msg/PoseWithCovarianceStamped"
 class StandIn:
     """Counts like the estimator; its steps note their times, or raise where a pose says so."""
 
-    description = "stand-in"
+    choices = ("stand-in", "for tests")
 
     def __init__(self, config: Any) -> None:
         self.ingress = Ingress(config)
@@ -36,6 +36,7 @@ class StandIn:
         self.steps: list[int] = []
         self.fed: list[Any] = []
         self.threads = {threading.get_ident()}
+        self.cameras: list[Any] = []
 
     def feed(self, item: Any, now: int | None = None) -> Reason | None:
         self.threads.add(threading.get_ident())
@@ -51,6 +52,12 @@ class StandIn:
             raise ZeroDivisionError("a step that fails")
         refused = any(getattr(m, "pose", POSE)[0] == 667.0 for m in taken)
         return SimpleNamespace(accepted=not refused, status="as told", stamp=now)
+
+    def drain(self) -> list[Any]:
+        return []
+
+    def set_intrinsics(self, sensor: str, camera: CameraIntrinsics) -> None:
+        self.cameras.append((sensor, camera, len(self.fed)))
 
     def pose_at(self, stamp: int, **options: Any) -> Any:
         if stamp < 0:
@@ -112,7 +119,7 @@ def rig():
 
 
 def test_the_estimator_lives_on_one_thread_that_is_not_ours(rig):
-    assert rig.thread.start() == "stand-in"
+    assert rig.thread.start() == "stand-in; for tests"
     rig.put(10**9)
     rig.finish()
     assert len(rig.estimator.threads) == 1
@@ -209,7 +216,7 @@ def test_a_stamp_ahead_of_the_clock_is_rejected_and_the_arrival_can_be_the_stamp
     assert rig.estimator.steps == [9 * 10**9]
 
 
-def test_detections_carry_the_newest_calibration_of_their_camera():
+def test_a_camera_is_calibrated_in_order_with_its_images_and_once():
     rig = Rig(
         sensors=["tags"], sensor__tags__type="landmarks", sensor__tags__topic="t",
         sensor__tags__camera_info_topic="i", init__mode="params",
@@ -220,12 +227,12 @@ def test_detections_carry_the_newest_calibration_of_their_camera():
     rig.inbox.put(Arrival("tags", kind, COMPOSE.april_tags(10**9, "cam", []), 0))
     rig.inbox.put_camera_info(CameraInfo("tags", object()))
     rig.inbox.put_camera_info(CameraInfo("tags", COMPOSE.camera_info(10**9, "cam", camera)))
+    rig.inbox.put_camera_info(CameraInfo("tags", COMPOSE.camera_info(2 * 10**9, "cam", camera)))
     rig.inbox.put(Arrival("tags", kind, COMPOSE.april_tags(2 * 10**9, "cam", []), 0))
     rig.finish()
     assert rig.estimator is not None
-    first, second = rig.estimator.fed
-    assert first.intrinsics is None
-    assert second.intrinsics.focal == camera.focal
+    ((sensor, learned, after),) = rig.estimator.cameras
+    assert (sensor, learned.focal, after) == ("tags", camera.focal, 1)
     assert any(line.startswith("CameraInfo of sensor 'tags' ignored") for line in rig.log.lines)
 
 

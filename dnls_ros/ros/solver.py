@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dnls_ros.io.cameras import camera_from_info
@@ -19,8 +19,6 @@ from dnls_ros.io.messages import adapt
 from dnls_ros.ros.inbox import Arrival, CameraInfo, Dropped, Inbox, PoseQuery, Work
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.measurements import (
-    CameraIntrinsics,
-    LandmarkMeasurement,
     Measurement,
     Reason,
     Rejection,
@@ -106,7 +104,7 @@ class SolverThread:
         self._description = ""
         self._report = Report({})
         # Owned by the thread:
-        self._intrinsics: dict[str, CameraIntrinsics] = {}
+        self._calibrations: dict[str, tuple[object, ...]] = {}
         self._sequence = dict.fromkeys((s.name for s in config.sensors), 0)
         self._newest = 0
         self._accounted = 0.0
@@ -149,7 +147,7 @@ class SolverThread:
         try:
             torch.set_num_threads(self._config.num_threads)
             estimator = self._make(self._config)
-            self._description = str(getattr(estimator, "description", ""))
+            self._description = "; ".join(estimator.choices)
         except Exception as error:
             self._failure = error
             return
@@ -168,7 +166,7 @@ class SolverThread:
         if isinstance(work, PoseQuery):
             self._answer(estimator, work)
         elif isinstance(work, CameraInfo):
-            self._learn_intrinsics(work)
+            self._calibrate(estimator, work)
         elif isinstance(work, Dropped):
             text = f"more than {self._inbox.capacity} messages were waiting"
             self._feed(estimator, Rejection(work.sensor, 0, Reason.QUEUE_FULL, text), None)
@@ -176,29 +174,27 @@ class SolverThread:
             measurement = self._translate(work)
             if self._feed(estimator, measurement, work.stamp or None):
                 self._newest = max(self._newest, measurement.stamp)
-                self._step_if_due(estimator, measurement.stamp)
+                self._step_if_due(estimator)
 
     def _translate(self, arrival: Arrival) -> Measurement | Rejection:
-        """The message as a measurement, with its arrival time or its camera where asked for."""
+        """The message as a measurement, stamped with its arrival where that is asked for."""
         sensor = arrival.sensor
         sequence, self._sequence[sensor] = self._sequence[sensor], self._sequence[sensor] + 1
         measurement = adapt(sensor, arrival.type_name, arrival.message, sequence)
         if isinstance(measurement, Rejection):
             return measurement
         if self._config.sensor(sensor).stamp_source == "arrival":
-            measurement = replace(measurement, stamp=arrival.stamp)
-        known = self._intrinsics.get(sensor)
-        if isinstance(measurement, LandmarkMeasurement) and measurement.intrinsics is None:
-            measurement = replace(measurement, intrinsics=known)
+            return replace(measurement, stamp=arrival.stamp)
         return measurement
 
-    def _learn_intrinsics(self, info: CameraInfo) -> None:
-        """Keeps a camera's newest calibration."""
+    def _calibrate(self, estimator: Estimator, info: CameraInfo) -> None:
+        """Tells the estimator a camera's calibration, if it is a new one."""
         camera = camera_from_info(info.message)
         if isinstance(camera, Rejection):
             self._log.warning(f"CameraInfo of sensor '{info.sensor}' ignored: {camera.text}")
-        else:
-            self._intrinsics[info.sensor] = camera
+        elif astuple(camera) != self._calibrations.get(info.sensor):
+            self._calibrations[info.sensor] = astuple(camera)
+            estimator.set_intrinsics(info.sensor, camera)
 
     def _feed(self, estimator: Estimator, item: Measurement | Rejection, now: int | None) -> bool:
         """Hands one item over; True if it now waits for a step."""
@@ -208,10 +204,10 @@ class SolverThread:
             self._failed(f"feeding sensor '{item.sensor}'", error)
             return False
 
-    def _step_if_due(self, estimator: Estimator, stamp: int) -> None:
+    def _step_if_due(self, estimator: Estimator) -> None:
         """Solves what the newest measurement made due."""
         if self._config.solver.trigger == "measurement":
-            due = [max(stamp, self._newest)]
+            due = [self._newest]
         else:
             due = self._ticker.due(self._newest)
         if due and self._inbox.backlog > OVERLOAD:
@@ -230,6 +226,8 @@ class SolverThread:
         except Exception as error:
             self._failed(f"the step at {now} ns", error)
             return
+        finally:
+            estimator.drain()  # a log of single measurements, which nobody here reads
         if result is None:
             return
         self._report = replace(self._report, steps=self._report.steps + 1)
