@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
@@ -17,11 +18,12 @@ from dnls_ros.io.messages import adapt
 from dnls_ros.io.metrics import ate
 from dnls_ros.io.recording import (
     RecordingFiles,
+    camera_calibration,
     odometry_trajectory,
     truth_trajectory,
     write_recording,
 )
-from dnls_ros.io.scene import Scene, load_scene
+from dnls_ros.io.scene import Scene, default_scene_path, load_scene
 from dnls_ros.io.sim_messages import homography_of, recording_records
 from dnls_ros.io.simulate import Recording, simulate, wrap
 from dnls_ros.io.trajectory import Trajectory, read_tum
@@ -73,13 +75,18 @@ def blind(scene: Scene) -> Scene:
     return dataclasses.replace(scene, tags=())
 
 
-def projected(tag: str, run: Recording, image: int, landmarks: LandmarkMap) -> np.ndarray:
-    """Exact corners in our order, from the written map and calibration, by OpenCV."""
+def world_points(landmarks: LandmarkMap, tag: str) -> np.ndarray:
+    """The corners of a tag of known pose in the world (4, 3) [m]."""
     seen = landmarks.observe(tag)
     assert seen is not None
     assert seen.body.pose is not None
     pose = np.asarray(seen.body.pose, dtype=float)
-    world = Rotation.from_quat(pose[3:]).apply(seen.points) + pose[:3]
+    return Rotation.from_quat(pose[3:]).apply(seen.points) + pose[:3]
+
+
+def projected(tag: str, run: Recording, image: int, landmarks: LandmarkMap) -> np.ndarray:
+    """Exact corners in our order, from the written map and calibration, by OpenCV."""
+    world = world_points(landmarks, tag)
     x, y, yaw = true_at(run, run.images.stamps[image : image + 1])[0]
     base = Rotation.from_euler("z", yaw).inv().apply(world - [x, y, 0.0])
     camera = run.scene.camera
@@ -309,6 +316,21 @@ def test_the_files_beside_the_bag_describe_the_same_run(
     assert sorted(read_landmark_map(files.landmarks).tags) == [tag.id for tag in run.scene.tags]
 
 
+def test_the_demos_configuration_knows_the_tags_and_the_camera_of_its_scene(
+    scene: Scene, files: RecordingFiles
+) -> None:
+    folder = default_scene_path().parent
+    told, true = read_landmark_map(folder / "demo_tags.yaml"), read_landmark_map(files.landmarks)
+    assert sorted(told.tags) == sorted(true.tags)
+    for number in true.tags:
+        name = f"tag36h11:{number}"
+        np.testing.assert_allclose(world_points(told, name), world_points(true, name), atol=1e-9)
+    parameters = yaml.safe_load((folder / "localization_2d.yaml").read_text())
+    sensors = parameters["dnls_estimator"]["ros__parameters"]["sensor"]
+    mount = camera_calibration(scene.camera)["extrinsic"]
+    np.testing.assert_allclose(sensors["tags"]["extrinsic"], mount, atol=1e-9)
+
+
 def test_a_detection_array_may_be_empty(scene: Scene) -> None:
     run = simulate(0, 1.0, blind(scene))
     assert all(found == () for found in run.images.detections)
@@ -323,8 +345,6 @@ def test_an_impossible_run_is_refused(scene: Scene, seed: int, duration: float) 
 
 
 def test_a_scene_file_with_a_missing_or_unknown_key_is_named(tmp_path: Path) -> None:
-    from dnls_ros.io.scene import default_scene_path
-
     text = default_scene_path().read_text()
     for broken, hint in (
         (text.replace("  latency: 0.003 ", "  latencies: 0.003 "), "latenc"),
