@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -187,7 +188,7 @@ def _existing_or_new(
     for stamp in wanted_stamps(m):
         state = find_state(draft, rules, stamp)
         if state is None:
-            if not add_state(draft, rules, stamp, _guess(draft, registry, rules, m, found)):
+            if not add_state(draft, rules, stamp, partial(_guess, draft, registry, rules, m, tuple(found))):
                 return _park(
                     draft, registry, m, (Reason.NO_PAIR, "nothing connects it to the window")
                 )

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 import torch
 
-from dnls_ros.errors import DnlsError
+from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.lie import LieGroup
-from dnls_ros.linear import LinearSolver, choose_solver
+from dnls_ros.linear import LinearSolver, choose_device, choose_solver
 from dnls_ros.optim import Solution
 from dnls_ros.window.absorb import Registry
 from dnls_ros.window.archive import Archive
-from dnls_ros.window.bodies import Array
+from dnls_ros.window.bodies import Array, Body
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.growth import TrackRules
 from dnls_ros.window.increments import Increments, Stamps
-from dnls_ros.window.ingress import Ingress, SensorCounters
+from dnls_ros.window.ingress import Ingress, SensorCounters, Settled
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.measurements import CameraIntrinsics, Measurement, Reason, Rejection
 from dnls_ros.window.registry import build_registry
@@ -64,9 +64,7 @@ class Estimator:
         self, config: EstimatorConfig, *, linear: LinearSolver | None = None, archive: bool = False
     ) -> None:
         self.config = config
-        self.linear, self.linear_reason = (
-            (linear, "given") if linear else choose_solver(config.solver.linear_solver)
-        )
+        self.linear, self.choices = _linear(config, linear)
         self._archive = Archive() if archive else None
         self._start()
         self._ingress = Ingress(config)
@@ -92,6 +90,10 @@ class Estimator:
     def counters(self) -> Mapping[str, SensorCounters]:
         """Sensor → its account: received = accepted + Σ rejected + waiting, always."""
         return self._ingress.counters
+
+    def drain(self) -> list[Settled]:
+        """What became of measurements since the last call; drivers call it after every step."""
+        return self._ingress.drain()
 
     @property
     def state(self) -> State:
@@ -218,3 +220,17 @@ class Estimator:
         for name, camera in cameras.items():
             if camera.intrinsics is not None:
                 self.set_intrinsics(name, camera.intrinsics)
+
+
+def _linear(config: EstimatorConfig, given: LinearSolver | None) -> tuple[LinearSolver, tuple[str, ...]]:
+    """The linear solver, and a sentence for each choice that was made."""
+    device, why_device = choose_device(config.device)
+    if device.type != "cpu":
+        raise UnavailableError(
+            f"device '{config.device}': the sliding window runs on the CPU in this version; set device: cpu or auto"
+        )
+    if given is not None:
+        return given, (why_device, f"linear solver {given.name}, given by the caller")
+    expected = config.window.max_states * max(Body.of(t).dim for t in config.tracks)
+    linear, why_linear = choose_solver(config.solver.linear_solver, expected, device)
+    return linear, (why_device, why_linear)

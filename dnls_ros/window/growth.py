@@ -7,7 +7,7 @@ it; one older than the window is too late.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,21 +116,24 @@ def too_late(
     return Reason.TOO_LATE, f"stamped {age:.3f} s before the oldest state of the window"
 
 
-def add_state(draft: Draft, rules: TrackRules, stamp: int, guess: Array | None) -> bool:
+def add_state(
+    draft: Draft, rules: TrackRules, stamp: int, guess: Callable[[], Array | None]
+) -> bool:
     """A new state at ``stamp``; false if nothing says where it is.
 
     Args:
         draft: The working copy.
         rules: The track.
         stamp: Its id [ns].
-        guess: A pose (7,) from the measurement itself, used if neither odometry nor a motion model predicts one.
+        guess: Gives a pose (7,) from the measurement itself, asked only if nothing predicts one.
     """
     body = rules.body
     element = predict(draft, rules, stamp)
     if element is None:
-        if guess is None:
+        suggested = guess()
+        if suggested is None:
             return False
-        element = body.elements(guess[None])
+        element = body.elements(suggested[None])
     draft.add_values(single(body.name, stamp, element))
     if body.moving:
         draft.add_values(single(body.velocity, stamp, _nearest_velocity(draft, body, stamp)))
@@ -147,7 +150,7 @@ def predict(draft: Draft, rules: TrackRules, stamp: int) -> LieGroup | None:
     here = poses[0, anchor : anchor + 1]
     moved = _measured_motion(draft.state.increments, rules, int(stamps[anchor]), stamp)
     if moved is not None:
-        return here.compose(moved)
+        return here @ moved
     if rules.track.motion == "none" and not rules.chain:
         return None
     if 0 < k < len(stamps):  # between two states: on the geodesic

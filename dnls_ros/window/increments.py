@@ -145,7 +145,7 @@ class PoseIncrements(Samples):
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
         """Differences of the poses interpolated along geodesics."""
-        return self._at(start).between(self._at(end)), self.covariance(start, end)
+        return self._at(start).inverse() @ self._at(end), self.covariance(start, end)
 
     def _at(self, stamps: Stamps) -> LieGroup:
         index, fraction = self.locate(stamps)

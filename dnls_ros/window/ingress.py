@@ -60,6 +60,23 @@ class SensorCounters:
         return self.received == self.accepted + sum(self.rejected.values()) + self.waiting
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What became of one measurement, for logs.
+
+    Attributes:
+        sensor, sequence, stamp: Which measurement.
+        reason: ACCEPTED, or why not.
+        text: A sentence, empty if accepted.
+    """
+
+    sensor: str
+    sequence: int
+    stamp: int
+    reason: Reason
+    text: str
+
+
 @dataclass(order=True)
 class _Queued:
     key: tuple[int, int, int]
@@ -75,6 +92,7 @@ class Ingress:
         self.counters = {s.name: SensorCounters() for s in config.sensors}
         self.future_limit = round(config.time.stamp_future_limit * 1e9)
         self._queue: list[_Queued] = []
+        self._log: list[Settled] = []
         self._seen = {s.name: _Recent(REMEMBERED_STAMPS) for s in config.sensors}
         self._last_used = dict.fromkeys(self.sensors, -(1 << 62))
         self._sequence = dict.fromkeys(self.sensors, 0)
@@ -92,24 +110,35 @@ class Ingress:
         counters = self.counters[item.sensor]
         counters.received += 1
         if isinstance(item, Rejection):
-            return self._reject(item.sensor, item.reason, item.text)
+            return self._reject(item, (item.reason, item.text))
         sensor = self.sensors[item.sensor]
         if sensor.stamp_offset:
             item = replace(item, stamp=item.stamp + round(sensor.stamp_offset * 1e9))
         verdict = self._check(sensor, item, now)
         if verdict is not None:
-            return self._reject(item.sensor, *verdict)
+            return self._reject(item, verdict)
         counters.waiting += 1
         sequence = self._sequence[item.sensor]
         self._sequence[item.sensor] += 1
         bisect.insort(self._queue, _Queued((item.stamp, self.order[item.sensor], sequence), item))
         return None
 
-    def _reject(self, sensor: str, reason: Reason, text: str) -> Reason:
-        counters = self.counters[sensor]
+    def _reject(self, item: Measurement | Rejection, verdict: Verdict) -> Reason:
+        reason, text = verdict
+        counters = self.counters[item.sensor]
         counters.rejected[reason] = counters.rejected.get(reason, 0) + 1
         counters.last_problem = f"{reason.name}: {text}"
+        self._note(item, reason, text)
         return reason
+
+    def _note(self, item: Measurement | Rejection, reason: Reason, text: str) -> None:
+        sequence = item.sequence if isinstance(item, Measurement) else -1
+        self._log.append(Settled(item.sensor, sequence, item.stamp, reason, text))
+
+    def drain(self) -> list[Settled]:
+        """What was settled since the last call, in order."""
+        log, self._log = self._log, []
+        return log
 
     def take(self, now: int) -> list[Measurement]:
         """Removes and returns what is stamped at or before ``now``, in order; settle each, or `put_back` it."""
@@ -129,8 +158,9 @@ class Ingress:
         counters.waiting -= 1
         if verdict is None:
             counters.accepted += 1
+            self._note(measurement, Reason.ACCEPTED, "")
         else:
-            self._reject(measurement.sensor, *verdict)
+            self._reject(measurement, verdict)
 
     def clear(self, reason: Reason, text: str) -> None:
         """Rejects everything that waits."""

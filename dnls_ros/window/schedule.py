@@ -6,44 +6,43 @@ same instants with the same measurements.
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 from dnls_ros.errors import DnlsError
 
-_FAR = 1000
+MOST_TICKS = 1000
 """Ticks skipped at once are reduced to the last one: after a long gap there is nothing to solve in between."""
 
 
 class Ticker:
-    """Data-time ticks at multiples of 1/rate.
+    """Data-time ticks at multiples of 1/rate, in whole numbers throughout.
 
     Args:
         rate: Ticks per second of data time [Hz].
+
+    Raises:
+        DnlsError: The rate is not positive.
     """
 
     def __init__(self, rate: float) -> None:
         if not rate > 0:
             raise DnlsError(f"solver.rate must be positive, got {rate}")
-        self.rate = rate
+        # A float product of 1e18 ns would be off by microseconds; a ratio of integers is exact.
+        per_second = Fraction(rate).limit_denominator(10**6)
+        self._period = Fraction(10**9) / per_second
         self._next: int | None = None
-
-    def _time(self, k: int) -> int:
-        return round(k * 1e9 / self.rate)
 
     def due(self, stamp: int) -> list[int]:
         """The ticks [ns] that a measurement stamped ``stamp`` makes due: those before it and not yet returned."""
+        before = math.ceil(stamp / self._period) - 1  # the last tick that lies strictly before the stamp
         if self._next is None:
-            self._next = int(stamp * 1e-9 * self.rate)
-            while self._time(self._next) < stamp:
-                self._next += 1
-        if self._time(self._next) >= stamp:
+            self._next = before + 1
+        if before < self._next:
             return []
-        last = int((stamp - 1) * 1e-9 * self.rate)
-        while self._time(last + 1) < stamp:
-            last += 1
-        while self._time(last) >= stamp:
-            last -= 1
-        first = self._next if last - self._next < _FAR else last
-        self._next = last + 1
-        return [self._time(k) for k in range(first, last + 1)]
+        first = self._next if before - self._next < MOST_TICKS else before
+        self._next = before + 1
+        return [math.floor(k * self._period) for k in range(first, before + 1)]
 
     def reset(self) -> None:
         """Forgets the last tick, for a clock that starts anew."""

@@ -63,6 +63,7 @@ class StepRunner:
     initializer: LandmarkInitializer
     linear: LinearSolver
     cache: StructureCache = field(default_factory=StructureCache)
+    memory: ChainMemory = field(default_factory=lambda: ChainMemory())
 
     def run(self, state: State, measurements: Sequence[Measurement], now: int) -> Step | Draft:
         """Solves with ``measurements``; the draft alone if there is nothing to solve yet."""
@@ -94,7 +95,14 @@ class StepRunner:
         return Problem(groups)
 
     def chains(self, state: State) -> dict[str, FactorGroup]:
-        """The factors between neighbouring states."""
+        """The factors between neighbouring states, made once for the same states and samples."""
+        key = (state.increments, tuple(state.values.ids.get(r.body.name) for r in self.registry.rules.values()))
+        known = self.memory.get(key)
+        if known is None:
+            known = self.memory.put(key, self._make_chains(state))
+        return known
+
+    def _make_chains(self, state: State) -> dict[str, FactorGroup]:
         out: dict[str, FactorGroup] = {}
         for rules in self.registry.rules.values():
             ids = state.values.ids.get(rules.body.name)
@@ -273,10 +281,28 @@ def _factor_counts(state: State, ids: Tensor) -> np.ndarray:
     return seen
 
 
+class ChainMemory:
+    """The chain factors of the last states and samples; both are immutable, so identity tells whether they are the same."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, tuple[object, ...]] = (None, ())
+        self._chains: dict[str, FactorGroup] | None = None
+
+    def get(self, key: tuple[object, tuple[object, ...]]) -> dict[str, FactorGroup] | None:
+        """The factors, if they were made for these very objects."""
+        same = len(key[1]) == len(self._key[1]) and all(a is b for a, b in zip(key[1], self._key[1], strict=True))
+        return self._chains if same and key[0] is self._key[0] else None
+
+    def put(self, key: tuple[object, tuple[object, ...]], chains: dict[str, FactorGroup]) -> dict[str, FactorGroup]:
+        """Remembers them."""
+        self._key, self._chains = key, chains
+        return chains
+
+
 class _Watch:
     """Wall time by stage; nothing but reports depends on it."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
         self._clock = clock
         self._last = clock()
         self.seconds: dict[str, float] = {}

@@ -1,0 +1,326 @@
+"""Replay: a recording through the estimator in lockstep, one process, no clock.
+
+Measurements are merged by (stamp, sensor, sequence) and solves fire at multiples of 1/``solver.rate`` of data time, so the result does not depend on
+how fast it is played, on the machine's load or on threads. With faults the order of arrival is part of the experiment: then
+measurements are fed in the order of their receive stamps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnls_ros.errors import UnreadableInputError
+from dnls_ros.io.bag import BagReader, Record
+from dnls_ros.io.cameras import camera_from_info
+from dnls_ros.io.faults import Fault, FaultInjector
+from dnls_ros.io.messages import adapt
+from dnls_ros.io.trajectory import Trajectory
+from dnls_ros.io.yaml_files import load_camera_calibration
+from dnls_ros.window.config import EstimatorConfig, SensorConfig
+from dnls_ros.window.estimator import Estimator
+from dnls_ros.window.ingress import Settled
+from dnls_ros.window.measurements import CameraIntrinsics, Measurement, Reason, Rejection
+from dnls_ros.window.results import StepResult
+from dnls_ros.window.schedule import Ticker
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How to replay.
+
+    Attributes:
+        start: Skip so much of the recording [s].
+        duration: Stop after so much [s]; None = all.
+        full: Full smoothing at the end instead of the causal estimate.
+        faults: What to spoil; targets are topics or sensor names.
+        seed: Of the faults.
+        rate: Times real time; 0 = as fast as possible. The result is the same.
+    """
+
+    start: float = 0.0
+    duration: float | None = None
+    full: bool = False
+    faults: tuple[Fault, ...] = ()
+    seed: int = 0
+    rate: float = 0.0
+
+
+@dataclass
+class TrackLog:
+    """What a track's estimates were: causal at each solve, and settled when they left the window."""
+
+    stamps: list[int] = field(default_factory=list[int])
+    poses: list[Array] = field(default_factory=list[Array])
+    covariances: list[Array] = field(default_factory=list[Array])
+    settled_stamps: list[int] = field(default_factory=list[int])
+    settled_poses: list[Array] = field(default_factory=list[Array])
+
+    def add(self, result: StepResult, track: str) -> None:
+        """Takes one solve: the newest state, once per stamp, and the states that left."""
+        estimate = result.tracks.get(track)
+        if estimate is None:
+            return
+        newest = int(estimate.stamps[-1])
+        if result.accepted and (not self.stamps or newest > self.stamps[-1]):
+            self.stamps.append(newest)
+            self.poses.append(estimate.poses[-1])
+            self.covariances.append(estimate.covariance)
+        self.settled_stamps += estimate.settled_stamps.tolist()
+        self.settled_poses += list(estimate.settled_poses)
+
+    def causal(self) -> Trajectory:
+        """What the filter said at the time."""
+        return Trajectory(
+            np.array(self.stamps, dtype=np.int64),
+            np.array(self.poses).reshape(-1, 7),
+            np.array(self.covariances).reshape(-1, 6, 6),
+        )
+
+    def smoothed(self, last: StepResult | None, track: str) -> Trajectory:
+        """Each state's last estimate, those still in the window included."""
+        stamps, poses = list(self.settled_stamps), list(self.settled_poses)
+        if last is not None and track in last.tracks:
+            left = set(last.tracks[track].settled_stamps.tolist())
+            rest = [(int(s), p) for s, p in zip(last.tracks[track].stamps, last.tracks[track].poses, strict=True) if int(s) not in left]
+            stamps += [s for s, _ in rest]
+            poses += [p for _, p in rest]
+        order = np.argsort(np.array(stamps, dtype=np.int64), kind="stable")
+        return Trajectory(np.array(stamps, dtype=np.int64)[order], np.array(poses).reshape(-1, 7)[order])
+
+
+@dataclass(frozen=True, eq=False)
+class ReplayResult:
+    """Everything a replay found out.
+
+    Attributes:
+        estimator: As it is at the end.
+        steps: Every solve.
+        tracks: Track → its log.
+        settled: What became of every measurement.
+        seconds: Wall time of the estimator [s], reading the recording excluded.
+        span: Data time between first and last measurement [s].
+        absent: Configured topics that the recording does not have.
+    """
+
+    estimator: Estimator
+    steps: Sequence[StepResult]
+    tracks: Mapping[str, TrackLog]
+    settled: Sequence[Settled]
+    seconds: float
+    span: float
+    absent: Sequence[str]
+
+    def smoothed(self, track: str) -> Trajectory:
+        """Each state's last estimate."""
+        return self.tracks[track].smoothed(self.steps[-1] if self.steps else None, track)
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """One item for the estimator, in feeding order: a measurement, a rejected message, or a calibration."""
+
+    stamp: int
+    sensor: str
+    item: Measurement | Rejection | CameraIntrinsics
+
+
+def read_feed(path: Path, config: EstimatorConfig, options: ReplayOptions) -> tuple[list[Feed], list[str]]:
+    """All messages of the configured topics as measurements, in feeding order; and the absent topics.
+
+    Raises:
+        UnreadableInputError: The recording is unreadable, or has none of the configured topics.
+    """
+    listeners = _listeners(config)
+    with BagReader(path) as bag:
+        known = {_bare(name): name for name in bag.topics}
+        present = [known[t] for t in listeners if t in known]
+        absent = [t for t in listeners if t not in known]
+        if not present:
+            raise UnreadableInputError(f"{path} has none of the topics {sorted(listeners)}; it has {sorted(bag.topics)}")
+        start = bag.start + round(options.start * 1e9)
+        end = None if options.duration is None else start + round(options.duration * 1e9)
+        records: Iterable[Record] = bag.records(present, start, end)
+        if options.faults:
+            records = FaultInjector(options.faults, options.seed, _fault_targets(config)).apply(records)
+        feeds = list(_adapted(records, config, listeners))
+    if not options.faults:
+        order = {s.name: k for k, s in enumerate(config.sensors)}
+        feeds.sort(key=lambda f: (f.stamp, order[f.sensor]))  # stable: sequence within a sensor stays
+    return feeds, absent
+
+
+def _bare(topic: str) -> str:
+    return topic.lstrip("/")
+
+
+def _listeners(config: EstimatorConfig) -> dict[str, list[SensorConfig]]:
+    """Topic → the sensors that read it, detections or calibration."""
+    out: dict[str, list[SensorConfig]] = {}
+    for sensor in config.sensors:
+        for topic in (sensor.topic, sensor.camera_info_topic):
+            if topic:
+                out.setdefault(_bare(topic), []).append(sensor)
+    return out
+
+
+def _fault_targets(config: EstimatorConfig) -> dict[str, str]:
+    """What a fault may name: sensors and their topics."""
+    return {name: s.topic for s in config.sensors for name in (s.name, s.topic)}
+
+
+def _adapted(
+    records: Iterable[Record], config: EstimatorConfig, listeners: Mapping[str, list[SensorConfig]]
+) -> Iterator[Feed]:
+    sequence = dict.fromkeys((s.name for s in config.sensors), 0)
+    calibrated: set[str] = set()
+    for record in records:
+        for sensor in listeners[_bare(record.topic)]:
+            if _bare(sensor.camera_info_topic) == _bare(record.topic) and sensor.camera_info_topic:
+                intrinsics = camera_from_info(record.message)
+                if isinstance(intrinsics, CameraIntrinsics) and sensor.name not in calibrated:
+                    calibrated.add(sensor.name)
+                    yield Feed(0, sensor.name, intrinsics)
+                continue
+            item = adapt(sensor.name, record.type, record.message, sequence[sensor.name])
+            sequence[sensor.name] += 1
+            yield Feed(record.receive_stamp if isinstance(item, Rejection) else item.stamp, sensor.name, item)
+
+
+def replay(
+    path: Path | str,
+    config: EstimatorConfig,
+    options: ReplayOptions | None = None,
+    on_progress: Callable[[float], object] | None = None,
+) -> ReplayResult:
+    """Replays a recording.
+
+    Args:
+        path: The recording.
+        config: The estimator's configuration; ``deterministic`` should be set.
+        options: How.
+        on_progress: Called with the share done, 0 … 1.
+
+    Raises:
+        UnreadableInputError: The recording is unreadable, or has none of the configured topics.
+        DnlsError: The configuration cannot be used.
+    """
+    chosen = options or ReplayOptions()
+    estimator = Estimator(config, archive=chosen.full)
+    calibrate_from_files(estimator, config)
+    feeds, absent = read_feed(Path(path), config, chosen)
+    return run_feed(estimator, feeds, chosen, absent, on_progress)
+
+
+def calibrate_from_files(estimator: Estimator, config: EstimatorConfig) -> None:
+    """Gives cameras with a calibration file their intrinsics."""
+    for sensor in config.sensors:
+        if sensor.type == "landmarks" and sensor.camera.calibration_file:
+            camera = load_camera_calibration(sensor.camera.calibration_file)
+            estimator.set_intrinsics(sensor.name, camera.intrinsics)
+
+
+def run_feed(
+    estimator: Estimator,
+    feeds: Sequence[Feed],
+    options: ReplayOptions,
+    absent: Sequence[str] = (),
+    on_progress: Callable[[float], object] | None = None,
+) -> ReplayResult:
+    """Drives an estimator through prepared items, in their order."""
+    config = estimator.config
+    driver = _Driver(estimator, Ticker(config.solver.rate), config.solver.trigger == "measurement")
+    pace = _Pace(options.rate)
+    began = time.process_time()
+    for k, feed in enumerate(feeds):
+        pace.wait(feed.stamp)
+        driver.take(feed)
+        if on_progress is not None and k % 200 == 0:
+            on_progress(k / len(feeds))
+    driver.finish()
+    if on_progress is not None:
+        on_progress(1.0)
+    stamps = [f.stamp for f in feeds if isinstance(f.item, Measurement)]
+    span = (max(stamps) - min(stamps)) * 1e-9 if stamps else 0.0
+    seconds = time.process_time() - began
+    return ReplayResult(estimator, driver.steps, driver.tracks, driver.settled, seconds, span, list(absent))
+
+
+class _Driver:
+    """Feeds, ticks, collects."""
+
+    def __init__(self, estimator: Estimator, ticker: Ticker, each: bool) -> None:
+        self.estimator = estimator
+        self.ticker = ticker
+        self.each = each
+        self.steps: list[StepResult] = []
+        self.settled: list[Settled] = []
+        self.tracks = {t.name: TrackLog() for t in estimator.config.tracks}
+        self._newest = 0
+
+    def take(self, feed: Feed) -> None:
+        """Feeds one item and solves what became due."""
+        if isinstance(feed.item, CameraIntrinsics):
+            self.estimator.set_intrinsics(feed.sensor, feed.item)
+            return
+        if isinstance(feed.item, Rejection):
+            self.estimator.feed(feed.item)
+            return
+        for tick in () if self.each else self.ticker.due(feed.item.stamp):
+            self._step(tick)
+        if self.estimator.feed(feed.item) is None:
+            self._newest = max(self._newest, feed.item.stamp)
+            if self.each:
+                self._step(self._newest)
+
+    def finish(self) -> None:
+        """The last, incomplete tick; what still waits after it is reported as waiting."""
+        if self._newest:
+            self._step(self._newest)
+
+    def _step(self, now: int) -> None:
+        result = self.estimator.step(now)
+        self.settled += self.estimator.drain()
+        if result is not None:
+            self.steps.append(result)
+            for name, log in self.tracks.items():
+                log.add(result, name)
+
+
+class _Pace:
+    """Sleeps so that data time passes at a given rate."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._start: tuple[float, int] | None = None
+
+    def wait(self, stamp: int) -> None:
+        """Returns when ``stamp`` is due."""
+        if self._rate <= 0 or stamp <= 0:
+            return
+        if self._start is None:
+            self._start = time.monotonic(), stamp
+        due = self._start[0] + (stamp - self._start[1]) * 1e-9 / self._rate
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def coverage_of(counters: Mapping[str, int]) -> float:
+    """Share of received measurements that were accepted."""
+    received = counters.get("received", 0)
+    return counters.get("accepted", 0) / received if received else 0.0
+
+
+def reasons(settled: Iterable[Settled]) -> dict[str, int]:
+    """How often each reason occurred."""
+    out: dict[str, int] = {}
+    for one in settled:
+        if one.reason is not Reason.ACCEPTED:
+            out[one.reason.name] = out.get(one.reason.name, 0) + 1
+    return out
