@@ -1,17 +1,22 @@
 """The laws of linear solvers, written once: a new one is added to `SOLVERS` and inherits them."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from dnls_ros.errors import DnlsError
+from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.linear import (
     Cholmod,
     Dense,
     LinearSolver,
     Schur,
+    choose_device,
+    choose_solver,
     marginal_covariance,
     solve,
     solve_with,
@@ -432,3 +437,106 @@ def test_marginals_of_what_does_not_exist_are_refused(which: object, message: st
     factorization = Dense().analyze(pattern).factorize(matrices(pattern, 1))
     with pytest.raises(DnlsError, match=message):
         marginal_covariance(factorization, pattern, which)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def no_scikit_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is not installed: importing it fails."""
+    monkeypatch.setitem(sys.modules, "sksparse.cholmod", None)
+    monkeypatch.setitem(sys.modules, "sksparse", None)
+
+
+@pytest.mark.usefixtures("no_scikit_sparse")
+def test_without_scikit_sparse_the_sparse_solver_says_what_to_install() -> None:
+    with pytest.raises(UnavailableError, match="pip install scikit-sparse"):
+        Cholmod().analyze(window())
+    with pytest.raises(UnavailableError, match="pip install scikit-sparse"):
+        choose_solver("sparse_cpu", 200, CPU)
+
+
+@pytest.mark.usefixtures("no_scikit_sparse")
+def test_without_scikit_sparse_auto_is_dense_and_says_why() -> None:
+    solver, why = choose_solver("auto", 200, CPU)
+    assert isinstance(solver, Dense)
+    assert "scikit-sparse cannot be imported" in why
+
+
+def test_auto_is_dense_for_small_problems_and_sparse_for_large_ones() -> None:
+    pytest.importorskip("sksparse")
+    small_one, why_small = choose_solver("auto", 30, CPU)
+    large_one, why_large = choose_solver("auto", 200, CPU)
+    assert (isinstance(small_one, Dense), isinstance(large_one, Cholmod)) == (True, True)
+    assert "30 unknowns" in why_small
+    assert "200 unknowns" in why_large
+
+
+def test_a_solver_that_is_asked_for_is_taken() -> None:
+    pytest.importorskip("sksparse")
+    assert isinstance(choose_solver("dense_cpu", 1000, CPU)[0], Dense)
+    assert isinstance(choose_solver("sparse_cpu", 10, CPU)[0], Cholmod)
+
+
+def test_auto_on_a_cuda_device_is_dense() -> None:
+    assert isinstance(choose_solver("auto", 1000, torch.device("cuda", 0))[0], Dense)
+
+
+@pytest.mark.parametrize("name", ["dense_cuda", "sparse_cuda"])
+def test_a_cuda_solver_is_refused_where_there_is_no_cuda(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnavailableError, match=rf"'{name}' is asked for but"):
+        choose_solver(name, 100, CPU)
+
+
+def test_names_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(DnlsError, match="got 'fast'"):
+        choose_solver("fast", 100, CPU)
+    with pytest.raises(DnlsError, match="'dense_cuda' does not fit device 'cpu'"):
+        choose_solver("dense_cuda", 100, CPU)
+    with pytest.raises(DnlsError, match="'sparse_cpu' does not fit device 'cuda:0'"):
+        choose_solver("sparse_cpu", 100, torch.device("cuda", 0))
+    with pytest.raises(UnavailableError, match="no sparse solver for CUDA"):
+        choose_solver("sparse_cuda", 100, torch.device("cuda", 0))
+
+
+def test_devices_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device("cpu")[0] == CPU
+    assert choose_device("auto")[0] == CPU
+    for wrong in ("gpu", "cuda:", "cuda:x", "cpu:0", ""):
+        with pytest.raises(DnlsError, match=f"got '{wrong}'"):
+            choose_device(wrong)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"board {index}")
+    assert choose_device("cuda")[0] == torch.device("cuda", 0)
+    assert choose_device("cuda:1") == (
+        torch.device("cuda", 1),
+        "device cuda:1 (board 1), as asked for",
+    )
+    with pytest.raises(UnavailableError, match="'cuda:2' is asked for but this machine offers 2"):
+        choose_device("cuda:2")
+
+
+@pytest.mark.gpu
+def test_dense_and_schur_on_a_gpu_equal_the_cpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    pattern = window()
+    _, bad, expected = broken(pattern)
+    rhs = vectors(7, pattern.n)
+    for solver in (Dense(), Schur("point", Dense())):
+        symbolic = solver.analyze(pattern)
+        there = symbolic.factorize(bad.cuda())
+        assert there.ok.tolist() == expected.tolist()
+        here = symbolic.factorize(bad).solve(rhs)
+        torch.testing.assert_close(there.solve(rhs.cuda()).cpu(), here, equal_nan=True)
+
+
+def test_importing_the_solvers_does_not_import_scikit_sparse() -> None:
+    code = "import sys, dnls_ros.linear; sys.exit('sksparse' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

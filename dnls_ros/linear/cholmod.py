@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csc_matrix
 from torch import Tensor
 
@@ -74,17 +75,15 @@ class CholmodSymbolic:
                 f"CHOLMOD solves in float64 on the CPU, got {values.dtype} on {values.device}; "
                 "convert the problem or use Dense()"
             )
-        finite = values.isfinite().all(1).tolist()
         with self.lock:
-            factors = tuple(
-                self._factor(row) if good else None
-                for row, good in zip(values.detach().numpy(), finite, strict=True)
-            )
+            factors = tuple(self._factor(row) for row in values.detach().numpy())
         return CholmodFactorization(
             self.pattern, factors, torch.tensor([f is not None for f in factors])
         )
 
-    def _factor(self, row: np.ndarray) -> Factor | None:
+    def _factor(self, row: NDArray[np.float64]) -> Factor | None:
+        if not np.isfinite(row).all():
+            return None
         self.matrix.data[:] = row
         return self.analysis.factorize(self.matrix)
 

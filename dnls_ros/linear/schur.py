@@ -84,7 +84,7 @@ class SchurSymbolic:
             half = torch.linalg.solve_triangular(
                 factor, padded[:, variables.coupling], upper=False
             )
-            reduced.index_add_(1, variables.fill, (half.mT @ half).flatten(1), alpha=-1)
+            _add(reduced, variables.fill, (half.mT @ -half).flatten(1))
             ok &= (info == 0).all(1) & factor.flatten(1).isfinite().all(1)
             eliminated.append(Eliminated(variables, factor, half))
         inner = self.inner.factorize(reduced[:, :-1])
@@ -128,9 +128,7 @@ class SchurFactorization:
         forward: list[Tensor] = []
         for e in self.eliminated:
             y = torch.linalg.solve_triangular(e.factor, b[:, e.variables.own], upper=False)
-            rest.index_add_(
-                1, e.variables.touched.flatten(), (e.half.mT @ y).flatten(1, 2), alpha=-1
-            )
+            _add(rest, e.variables.touched.flatten(), (e.half.mT @ -y).flatten(1, 2))
             forward.append(y)
         x_kept = self.inner.solve(rest)
         x = torch.empty_like(b)
@@ -150,3 +148,13 @@ class SchurFactorization:
 
     def _like(self) -> Tensor:
         return self.eliminated[0].factor
+
+
+def _add(total: Tensor, positions: Tensor, parts: Tensor) -> None:
+    """Adds parts (B, m, …) to total (B, size, …) at positions (m,), which may repeat.
+
+    On the CPU ``scatter_add_`` takes them in order, so the result is the same every time; it is also
+    many times faster than ``index_add_`` along this axis.
+    """
+    index = positions.view(-1, *[1] * (parts.ndim - 2)).expand(parts.shape)
+    total.scatter_add_(1, index, parts)
