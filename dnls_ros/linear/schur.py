@@ -153,8 +153,8 @@ class SchurFactorization:
 def _add(total: Tensor, positions: Tensor, parts: Tensor) -> None:
     """Adds parts (B, m, …) to total (B, size, …) at positions (m,), which may repeat.
 
-    On the CPU ``scatter_add_`` takes them in order, so the result is the same every time; it is also
-    many times faster than ``index_add_`` along this axis.
+    On the CPU ``scatter_add_`` takes them in order, so the result is the same every time; it is
+    also many times faster than ``index_add_`` along this axis.
     """
     index = positions.view(-1, *[1] * (parts.ndim - 2)).expand(parts.shape)
     total.scatter_add_(1, index, parts)
