@@ -25,7 +25,8 @@ from dnls_ros.io.recording import (
 )
 from dnls_ros.io.scene import Scene, default_scene_path, load_scene
 from dnls_ros.io.sim_messages import homography_of, recording_records
-from dnls_ros.io.simulate import Recording, simulate, wrap
+from dnls_ros.io.sim_motion import wrap
+from dnls_ros.io.simulate import Recording, simulate
 from dnls_ros.io.trajectory import Trajectory, read_tum
 from dnls_ros.io.yaml_files import load_camera_calibration
 from dnls_ros.window.landmark_file import read_landmark_map

@@ -19,7 +19,8 @@ from dnls_ros.io.compose import Composer
 from dnls_ros.io.convert import spatial_covariance
 from dnls_ros.io.definitions import message_class
 from dnls_ros.io.scene import Array, CameraSensor
-from dnls_ros.io.simulate import Detection, Recording
+from dnls_ros.io.sim_camera import Detection
+from dnls_ros.io.simulate import Recording
 from dnls_ros.window.measurements import CameraIntrinsics
 
 ODOMETRY_TOPIC = "odom"
