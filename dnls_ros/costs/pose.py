@@ -74,8 +74,8 @@ def partial_pose(x: Motion, body_T_sensor: Motion, z: Motion) -> Tensor:
 
     With y = x · body_T_sensor the residual is (t_y − t_z ; Log(R_y R_z⁻¹)) [m, rad], along and
     about the *world's* axes: position and orientation do not mix, so a noise model that selects
-    rows (a `SquareRootInformation` of shape (k, t)) measures exactly those axes, whatever z says of
-    the others.
+    rows (a `SquareRootInformation` of shape (k, t)) measures exactly those axes, whatever z says
+    of the others.
     """
     sensor = x @ body_T_sensor
     turn = sensor.rotation @ z.rotation.inverse()

@@ -8,7 +8,7 @@ tensors are elements of a Euclidean space, where ⊞ is +.
 The Jacobians are polynomials in the adjoint representation ad(δ) (Barfoot, *State Estimation for
 Robotics*, 2nd ed., §8.1.5), with the scalar coefficients of `dnls_ros.lie.series`:
 
-    J_r(δ) = Σ (−ad)ⁿ/(n+1)!        Exp(δ + ε) = Exp(δ) Exp(J_r(δ) ε) + O(ε²)
+    J_r(δ) = Σ (−ad)ⁿ/(n+1)!        Exp(δ + ε) = Exp(δ) Exp(J_r(δ) ε + O(ε²))
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dnls_ros.lie import series
-from dnls_ros.lie.manifold import LieGroup, eye_like, register_group
+from dnls_ros.lie.manifold import LieGroup, eye_like, hat3, register_group
 from dnls_ros.lie.se2 import SE2
 from dnls_ros.lie.series import cross, squared_norm
 from dnls_ros.lie.so2 import SO2
@@ -22,15 +22,42 @@ def _block_upper(diagonal: Tensor, corner: Tensor) -> Tensor:
     return torch.cat([torch.cat([diagonal, corner], -1), low], -2)
 
 
+def _dual(
+    delta: Tensor,
+    x: Tensor,
+    values: tuple[Tensor | float, Tensor],
+    slopes: tuple[Tensor | None, Tensor],
+) -> Tensor:
+    """I + p(x) ad + q(x) ad² over dual numbers, (…, 6) → (…, 6, 6), x = ‖ω‖².
+
+    Args:
+        delta: (v, ω).
+        x: (…, 1).
+        values: p and q, (…, 1, 1).
+        slopes: dp/dx (None = p is constant) and dq/dx.
+    """
+    (p, q), (p_slope, q_slope) = values, slopes
+    v, w = delta[..., :3], delta[..., 3:]
+    eye, turn, column = eye_like(3, delta), hat3(w), w.unsqueeze(-1)
+    change = 2 * (w * v).sum(-1, keepdim=True).unsqueeze(-1)  # of x along v
+    outer = column * v.unsqueeze(-2)
+    square = torch.addcmul(column * w.unsqueeze(-2), x.unsqueeze(-1), eye, value=-1)  # [ω]×²
+    mixed = torch.addcmul(outer + outer.mT, change, eye, value=-1)  # its derivative along v
+    diagonal = torch.addcmul(eye + p * turn, q, square)
+    corner = torch.addcmul(p * hat3(v), q, mixed)
+    corner = torch.addcmul(corner, change * q_slope, square)
+    if p_slope is not None:
+        corner = torch.addcmul(corner, change * p_slope, turn)
+    return _block_upper(diagonal, corner)
+
+
 @register_group
 @dataclass(frozen=True, eq=False)
 class SE3(LieGroup):
     """Rigid motions of space.
 
-    SE(3) is SO(3) over dual numbers: ad(v, ω) = [[[ω]×, [v]×], [0, [ω]×]] is [ω + εv]×. A function
-    of ad is therefore that of [ω]× with its derivative along v in the corner, which turns the
-    polynomials of degree 2 of SO(3) into ones of degree 4 whose new coefficients are derivatives
-    of the old.
+    SE(3) is SO(3) over dual numbers, ε² = 0: ad(v, ω) = [[[ω]×, [v]×], [0, [ω]×]] is [ω + εv]×.
+    Its Jacobians are therefore those of SO(3) with their derivatives along v in the corner.
 
     Attributes:
         xyz_xyzw: (*batch, 7): translation [m], then the unit quaternion.
@@ -81,32 +108,19 @@ class SE3(LieGroup):
 
     @staticmethod
     def ad(delta: Tensor) -> Tensor:
-        hats = cross(eye_like(3, delta), delta.unflatten(-1, (2, 1, 3)))
-        return _block_upper(hats[..., 1, :, :], hats[..., 0, :, :])
+        return _block_upper(hat3(delta[..., 3:]), hat3(delta[..., :3]))
 
     @staticmethod
     def right_jacobian(delta: Tensor) -> Tensor:
         x = squared_norm(delta[..., 3:])
         b, c, db, dc = series.jacobian_slopes(x).unsqueeze(-1).split(1, -2)
-        x = x.unsqueeze(-1)
-        ad = SE3.ad(delta)
-        square = ad @ ad
-        # I − (b − x b′) ad + (c − x c′) ad² + b′ ad³ − c′ ad⁴
-        inner = torch.addcmul((c - x * dc) * eye_like(6, ad), db, ad)
-        outer = torch.addcmul(eye_like(6, ad), x * db - b, ad)
-        return outer + square @ torch.addcmul(inner, dc, square, value=-1)
+        return _dual(delta, x, (-b, c), (-db, dc))
 
     @staticmethod
     def right_jacobian_inverse(delta: Tensor) -> Tensor:
         x = squared_norm(delta[..., 3:])
-        d, slope = series.inverse_slopes(x).unsqueeze(-1).split(1, -2)
-        ad = SE3.ad(delta)
-        square = ad @ ad
-        # I + ½ ad + (d − x d′) ad² − d′ ad⁴
-        inner = torch.addcmul(
-            (d - x.unsqueeze(-1) * slope) * eye_like(6, ad), slope, square, value=-1
-        )
-        return torch.add(eye_like(6, ad), ad, alpha=0.5) + square @ inner
+        d, dd = series.inverse_slopes(x).unsqueeze(-1).split(1, -2)
+        return _dual(delta, x, (0.5, d), (None, dd))
 
     @classmethod
     def from_matrix(cls, matrix: Tensor) -> Self:
@@ -124,7 +138,8 @@ class SE3(LieGroup):
     def adjoint(self) -> Tensor:
         rows = transposed_matrix(self.xyz_xyzw[..., 3:])  # Rᵀ
         corner = cross(self.translation.unsqueeze(-2), rows)  # ([t]× R)ᵀ
-        return _block_upper(rows.mT, corner.mT)
+        low = torch.cat([corner, rows], -1)
+        return torch.cat([torch.cat([rows, torch.zeros_like(rows)], -1), low], -2).mT
 
     @staticmethod
     def product(a: Tensor, b: Tensor) -> Tensor:
