@@ -1,6 +1,7 @@
 """The package keeps its own rules: layers, sizes, light imports, matching versions, messages."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -186,6 +187,30 @@ def test_every_definition_parses_without_ros() -> None:
                 assert name in known, f"{name} is neither ours nor a standard message"
     assert "dnls_ros/msg/EstimatorStatus" in ours
     assert ours["tf2_msgs/msg/TFMessage"] == store.fielddefs["tf2_msgs/msg/TFMessage"]
+
+
+def test_recordings_and_the_live_node_agree_on_the_tag_messages() -> None:
+    from rosbags.typesys import get_types_from_msg
+
+    from dnls_ros.io.definitions import APRILTAG_MSGS
+
+    folder = ROOT / "interfaces" / "apriltag_msgs" / "msg"
+    assert {path.stem for path in folder.glob("*.msg")} == APRILTAG_MSGS.keys()
+    for name, text in APRILTAG_MSGS.items():
+        generated = get_types_from_msg((folder / f"{name}.msg").read_text(), name)
+        assert generated == get_types_from_msg(text, name)
+
+
+def test_pip_puts_the_node_where_ros2_run_looks_and_the_files_where_launch_looks() -> None:
+    prefix = Path(sys.prefix)
+    if not (prefix / "share" / "dnls_ros" / "package.xml").exists():
+        pytest.skip("the package is not installed by pip in this environment")
+    for name in ("dnls", "estimator_node"):
+        assert os.access(prefix / "lib" / "dnls_ros" / name, os.X_OK), f"{name}: run `make setup`"
+    for kind in ("launch", "config"):
+        assert any((prefix / "share" / "dnls_ros" / kind).iterdir())
+    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
+    assert {"apriltag_msgs", "dnls_ros", "tf2_msgs"} <= {path.name for path in index.iterdir()}
 
 
 def test_reasons_are_the_constants_of_the_message() -> None:
