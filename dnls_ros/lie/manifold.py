@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from dnls_ros.errors import DnlsError
 from dnls_ros.lie.series import Constant, cross
 
-_IDENTITY = {n: Constant([[float(i == j) for j in range(n)] for i in range(n)]) for n in (2, 3, 6)}
+_IDENTITY = {n: Constant([[float(i == j) for j in range(n)] for i in range(n)]) for n in (2, 3)}
 
 
 def eye_like(n: int, x: Tensor) -> Tensor:
