@@ -26,18 +26,18 @@ from torch.utils import _pytree as pytree
 from dnls_ros.errors import DnlsError
 from dnls_ros.lie.series import Constant, cross
 
-_IDENTITY = {n: Constant([[float(i == j) for j in range(n)] for i in range(n)]) for n in (2, 3)}
+_EYE3 = Constant([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
-def eye_like(n: int, x: Tensor) -> Tensor:
-    """The n × n identity in the dtype and on the device of ``x``."""
-    return _IDENTITY[n].like(x)
+def eye3_like(x: Tensor) -> Tensor:
+    """The 3 × 3 identity in the dtype and on the device of ``x``."""
+    return _EYE3.like(x)
 
 
 def hat3(w: Tensor) -> Tensor:
     """The matrix [w]× with [w]× p = w × p, (…, 3) → (…, 3, 3)."""
     # Row i of [w]× is eᵢ × w.
-    return cross(eye_like(3, w), w.unsqueeze(-2))
+    return cross(eye3_like(w), w.unsqueeze(-2))
 
 
 class LieGroup(ABC):

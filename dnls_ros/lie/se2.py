@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dnls_ros.lie import series
-from dnls_ros.lie.manifold import LieGroup, eye_like, register_group
+from dnls_ros.lie.manifold import LieGroup, eye3_like, register_group
 from dnls_ros.lie.series import Constant, contract
 from dnls_ros.lie.so2 import SO2, quarter_turn, rotate
 
@@ -108,14 +108,14 @@ class SE2(LieGroup):
         k = series.jacobian(delta[..., 2:] ** 2).unsqueeze(-1)
         ad = SE2.ad(delta)
         return torch.addcmul(
-            torch.addcmul(eye_like(3, delta), k[..., 1:, :], ad @ ad), k[..., :1, :], ad, value=-1
+            torch.addcmul(eye3_like(delta), k[..., 1:, :], ad @ ad), k[..., :1, :], ad, value=-1
         )
 
     @staticmethod
     def right_jacobian_inverse(delta: Tensor) -> Tensor:
         k = series.inverse(delta[..., 2:] ** 2).unsqueeze(-1)
         ad = SE2.ad(delta)
-        return torch.addcmul(torch.add(eye_like(3, delta), ad, alpha=0.5), k, ad @ ad)
+        return torch.addcmul(torch.add(eye3_like(delta), ad, alpha=0.5), k, ad @ ad)
 
     @classmethod
     def from_matrix(cls, matrix: Tensor) -> Self:
@@ -123,7 +123,7 @@ class SE2(LieGroup):
 
     def matrix(self) -> Tensor:
         top = torch.cat([self.rotation.matrix(), self.translation.unsqueeze(-1)], -1)
-        return torch.cat([top, eye_like(3, top)[2:].expand(*top.shape[:-2], 1, 3)], -2)
+        return torch.cat([top, eye3_like(top)[2:].expand(*top.shape[:-2], 1, 3)], -2)
 
     def inverse(self) -> Self:
         back = SO2(self.xy_cossin[..., 2:]).inverse()
@@ -133,7 +133,7 @@ class SE2(LieGroup):
         moved = torch.cat(
             [self.rotation.matrix(), -quarter_turn(self.translation).unsqueeze(-1)], -1
         )
-        return torch.cat([moved, eye_like(3, moved)[2:].expand(*moved.shape[:-2], 1, 3)], -2)
+        return torch.cat([moved, eye3_like(moved)[2:].expand(*moved.shape[:-2], 1, 3)], -2)
 
     @staticmethod
     def product(a: Tensor, b: Tensor) -> Tensor:

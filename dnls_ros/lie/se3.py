@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dnls_ros.lie import series
-from dnls_ros.lie.manifold import LieGroup, eye_like, hat3, register_group
+from dnls_ros.lie.manifold import LieGroup, eye3_like, hat3, register_group
 from dnls_ros.lie.se2 import SE2
 from dnls_ros.lie.series import cross, squared_norm
 from dnls_ros.lie.so2 import SO2
@@ -38,7 +38,7 @@ def _dual(
     """
     (p, q), (p_slope, q_slope) = values, slopes
     v, w = delta[..., :3], delta[..., 3:]
-    eye, turn, column = eye_like(3, delta), hat3(w), w.unsqueeze(-1)
+    eye, turn, column = eye3_like(delta), hat3(w), w.unsqueeze(-1)
     change = 2 * (w * v).sum(-1, keepdim=True).unsqueeze(-1)  # of x along v
     outer = column * v.unsqueeze(-2)
     square = torch.addcmul(column * w.unsqueeze(-2), x.unsqueeze(-1), eye, value=-1)  # [ω]×²

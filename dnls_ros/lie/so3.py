@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dnls_ros.lie import series
-from dnls_ros.lie.manifold import LieGroup, eye_like, hat3, register_group
+from dnls_ros.lie.manifold import LieGroup, eye3_like, hat3, register_group
 from dnls_ros.lie.series import Constant, contract, cross, squared_norm
 
 _CONJUGATE = Constant([-1.0, -1.0, -1.0, 1.0])
@@ -36,7 +36,7 @@ def rotate(q: Tensor, p: Tensor) -> Tensor:
 
 def transposed_matrix(q: Tensor) -> Tensor:
     """Rᵀ (…, 3, 3): its rows are the rotated unit vectors."""
-    return rotate(q.unsqueeze(-2), eye_like(3, q))
+    return rotate(q.unsqueeze(-2), eye3_like(q))
 
 
 def shortest(q: Tensor) -> Tensor:
@@ -105,14 +105,14 @@ class SO3(LieGroup):
         k = series.jacobian(squared_norm(delta)).unsqueeze(-1)
         ad = hat3(delta)
         return torch.addcmul(
-            torch.addcmul(eye_like(3, delta), k[..., 1:, :], ad @ ad), k[..., :1, :], ad, value=-1
+            torch.addcmul(eye3_like(delta), k[..., 1:, :], ad @ ad), k[..., :1, :], ad, value=-1
         )
 
     @staticmethod
     def right_jacobian_inverse(delta: Tensor) -> Tensor:
         k = series.inverse(squared_norm(delta)).unsqueeze(-1)
         ad = hat3(delta)
-        return torch.addcmul(torch.add(eye_like(3, delta), ad, alpha=0.5), k, ad @ ad)
+        return torch.addcmul(torch.add(eye3_like(delta), ad, alpha=0.5), k, ad @ ad)
 
     @classmethod
     def from_matrix(cls, matrix: Tensor) -> Self:
