@@ -1,7 +1,8 @@
 """Variables, costs, factor groups and the normal equations they make (layer 1)."""
 
+from dnls_ros.problem.axes import Shared
 from dnls_ros.problem.cost import Cost, check_jacobians, cost
-from dnls_ros.problem.factors import FactorGroup, Group, Products, Shared
+from dnls_ros.problem.factors import FactorGroup, Group, Products
 from dnls_ros.problem.normal import NormalEquations, normal_equations
 from dnls_ros.problem.prior import DensePrior
 from dnls_ros.problem.problem import Problem, cost_of, zero_step

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -17,22 +18,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
+from dnls_ros.problem.axes import check_axes, join, map_leaves, picker, with_axes
 from dnls_ros.problem.cost import Cost
 from dnls_ros.problem.variables import Ref, Values
 from dnls_ros.problem.weighting import Loss, Noise
 
 Slots = Sequence[Tensor]
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Marks data that all factors of a group share: its leaves have no batch and no factor axis.
-
-    Attributes:
-        value: A number, tensor, group element or pytree of them.
-    """
-
-    value: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +97,8 @@ class FactorGroup:
         positions: Which argument each reference is.
         noise: None = the residual is white already.
         loss: None = plain least squares.
-        mask: (B|1, M) bool, False = the factor counts nothing; None = all count.
+        mask: (B|1, M), 0 = the factor counts nothing, 1 = it counts; None = all count. In floating
+            point, so that all leaves of a problem can be differentiated.
     """
 
     cost: Cost
@@ -127,14 +119,15 @@ class FactorGroup:
         """False: each of the M rows is a factor of its own."""
         return False
 
-    @property
+    @cached_property
     def batch(self) -> int:
         """Size of the data's batch axis: B or 1 (noise and loss included)."""
-        trees = (self.arguments, self.noise, self.loss, self.mask)
-        return max(
-            (leaf.shape[0] for leaf in pytree.tree_leaves(trees) if isinstance(leaf, Tensor)),
-            default=1,
-        )
+        return max((leaf.shape[0] for leaf in pytree.tree_leaves(self)), default=1)
+
+    @cached_property
+    def live(self) -> Tensor | None:
+        """(B|1, M) bool, which factors count; None = all."""
+        return None if self.mask is None else self.mask != 0
 
     def slots(self, values: Values) -> tuple[Tensor, ...]:
         """The references' positions among the values, one (M,) tensor each."""
@@ -143,16 +136,16 @@ class FactorGroup:
     def whitened(self, values: Values, slots: Slots | None = None) -> Tensor:
         """L r, (B, M, r)."""
         r = self.cost.evaluate(*self._instances(values, slots))
-        return r if self.noise is None else self.noise.whiten(r)
+        return r if self.noise is None else self._guarded(self.noise).whiten(r)
 
     def squared_norm(self, values: Values, slots: Slots | None = None) -> Tensor:
         """s = ‖L r‖², (B, M); 0 where masked, even if the residual is not finite there."""
         s = self.whitened(values, slots).square().sum(-1)
-        return s if self.mask is None else torch.where(self.mask, s, torch.zeros_like(s))
+        return s if self.live is None else s.where(self.live, 0.0)
 
     def objective(self, values: Values, slots: Slots | None = None) -> Tensor:
         s = self.squared_norm(values, slots)
-        return 0.5 * (s if self.loss is None else self.loss.rho(s)).sum(1)
+        return 0.5 * (s if self.loss is None else self._guarded(self.loss).rho(s)).sum(1)
 
     def linearize(
         self, values: Values, slots: Slots | None = None, at: Values | None = None
@@ -166,18 +159,13 @@ class FactorGroup:
         if self.noise is not None:
             r = self.noise.whiten(r)
             jacobians = tuple(self.noise.whiten_jacobian(j) for j in jacobians)
-        if self.mask is not None:
-            r = torch.where(self.mask[..., None], r, torch.zeros_like(r))
-            jacobians = tuple(
-                torch.where(self.mask[..., None, None], j, torch.zeros_like(j)) for j in jacobians
-            )
+        if self.live is not None:
+            r = r.where(self.live[..., None], 0.0)
+            jacobians = tuple(j.where(self.live[..., None, None], 0.0) for j in jacobians)
         s = r.square().sum(-1)
         if self.loss is None:
             return Linearization(r, jacobians, torch.ones_like(s), 0.5 * s)
-        weight = self.loss.weight(s)
-        if self.mask is not None:
-            weight = weight * self.mask
-        return Linearization(r, jacobians, weight, 0.5 * self.loss.rho(s))
+        return Linearization(r, jacobians, self.loss.weight(s), 0.5 * self.loss.rho(s))
 
     def products(
         self, values: Values, slots: Slots | None = None, at: Values | None = None
@@ -201,17 +189,28 @@ class FactorGroup:
         filled = list(self.arguments)
         for position, ref, where in zip(self.positions, self.refs, at, strict=True):
             filled[position] = values.gather(ref, where)
-        return tuple(filled), (max(values.batch, self.batch), self.count)
+        shape = (max(values.batch, self.batch), self.count)
+        return tuple(self._guarded(argument) for argument in filled), shape
+
+    def _guarded(self, tree: Any) -> Any:
+        """The same numbers; masked factors have derivatives of zero even where those are NaN."""
+        live = self.live
+        if live is None or not torch.is_grad_enabled():
+            return tree
+        return map_leaves(
+            lambda t: torch.where(live.view(*live.shape, *[1] * (t.ndim - 2)), t, t.detach()),
+            tree,
+        )
 
     def select(self, keep: Tensor) -> FactorGroup:
         """Only the factors where ``keep`` (M,) is true (or in the order of an index tensor)."""
-        pick = _picker(keep, self.count)
+        pick = picker(keep, self.count)
         return replace(
             self,
             refs=tuple(Ref(r.name, r.ids[keep]) for r in self.refs),
-            arguments=_map(pick, self.arguments),
-            noise=_map(pick, self.noise),
-            loss=_map(pick, self.loss),
+            arguments=map_leaves(pick, self.arguments),
+            noise=map_leaves(pick, self.noise),
+            loss=map_leaves(pick, self.loss),
             mask=None if self.mask is None else self.mask[:, keep],
         )
 
@@ -230,20 +229,16 @@ class FactorGroup:
                 f"cannot join factor groups of different kinds: {kinds[0]} and {kinds[1]}"
             )
         m, n = self.count, other.count
-        masks = [
-            g.mask if g.mask is not None else torch.ones(1, g.count, dtype=torch.bool)
-            for g in (self, other)
-        ]
         return replace(
             self,
             refs=tuple(
                 Ref(a.name, torch.cat([a.ids, b.ids]))
                 for a, b in zip(self.refs, other.refs, strict=True)
             ),
-            arguments=_join(self.arguments, other.arguments, m, n),
-            noise=_join(self.noise, other.noise, m, n),
-            loss=_join(self.loss, other.loss, m, n),
-            mask=None if self.mask is None and other.mask is None else torch.cat(masks, 1),
+            arguments=join(self.arguments, other.arguments, m, n),
+            noise=join(self.noise, other.noise, m, n),
+            loss=join(self.loss, other.loss, m, n),
+            mask=_join_masks(self, other),
         )
 
     def padded(self, capacity: int) -> FactorGroup:
@@ -262,11 +257,9 @@ class FactorGroup:
                 f"{capacity}"
             )
         index = torch.cat([torch.arange(self.count), torch.full((spare,), self.count - 1)])
-        mask = self.mask if self.mask is not None else torch.ones(1, self.count, dtype=torch.bool)
-        padded = replace(self, mask=mask).select(index)
-        live = torch.arange(capacity) < self.count
-        assert padded.mask is not None
-        return replace(padded, mask=padded.mask & live)
+        live = (torch.arange(capacity) < self.count).to(torch.float64)
+        padded = self.select(index)
+        return replace(padded, mask=live[None] if padded.mask is None else live * padded.mask)
 
 
 def make_group(
@@ -293,78 +286,38 @@ def make_group(
         raise DnlsError(
             f"cost '{cost.name}': references must have one id per factor, got lengths {lengths}"
         )
-    data = tuple(None if isinstance(a, Ref) else _with_axes(a) for a in arguments)
+    data = tuple(None if isinstance(a, Ref) else with_axes(a) for a in arguments)
     for parameter, argument in zip(cost.parameters, data, strict=True):
-        _check_axes(f"cost '{cost.name}': {parameter}", argument, count)
-    _check_axes(f"cost '{cost.name}': mask", mask, count)
-    return FactorGroup(cost, refs, data, positions, noise, loss, mask)
+        check_axes(f"cost '{cost.name}': {parameter}", argument, count)
+    for what, tree in (("noise", noise), ("loss", loss), ("mask", mask)):
+        check_axes(f"cost '{cost.name}': {what}", tree, count)
+    live = None if mask is None else (mask != 0).to(torch.float64)
+    return FactorGroup(cost, refs, data, positions, noise, loss, live)
 
 
-def _with_axes(argument: Any) -> Any:
-    if isinstance(argument, Shared):
-        return pytree.tree_map(lambda t: _as_tensor(t)[None, None], argument.value)
-    if isinstance(argument, (int, float)):
-        return torch.tensor([[float(argument)]], dtype=torch.float64)
-    return argument
-
-
-def _as_tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-
-
-def _check_axes(where: str, argument: Any, count: int) -> None:
-    for leaf in pytree.tree_leaves(argument):
-        if leaf is None:
-            continue
-        if not isinstance(leaf, Tensor):
-            raise DnlsError(f"{where} holds {type(leaf).__name__}, expected tensors")
-        if leaf.ndim < 2 or leaf.shape[1] not in (1, count):
-            rest = "".join(f", {n}" for n in leaf.shape[2:])
-            raise DnlsError(
-                f"{where} has shape {tuple(leaf.shape)} but its references have M={count}; "
-                f"data must be (B|1, M|1{rest}); wrap constants in Shared(...)"
-            )
-
-
-def _map(function: Any, tree: Any) -> Any:
-    return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
-
-
-def _picker(keep: Tensor, count: int) -> Any:
-    """Selects on the factor axis of a leaf that has one; leaves that all factors share stay."""
-    return lambda leaf: leaf[:, keep] if leaf.shape[1] == count else leaf
-
-
-def _join(a: Any, b: Any, m: int, n: int) -> Any:
-    """Leaf by leaf on the factor axis; leaves without one must be equal, else they get one."""
-    left, spec = pytree.tree_flatten(a)
-    right = pytree.tree_leaves(b)
-    joined = [
-        _join_leaf(x, y, m, n) if isinstance(x, Tensor) else x
-        for x, y in zip(left, right, strict=True)
+def _join_masks(a: FactorGroup, b: FactorGroup) -> Tensor | None:
+    if a.mask is None and b.mask is None:
+        return None
+    masks = [
+        torch.ones(1, g.count, dtype=torch.float64) if g.mask is None else g.mask for g in (a, b)
     ]
-    return pytree.tree_unflatten(joined, spec)
-
-
-def _join_leaf(x: Tensor, y: Tensor, m: int, n: int) -> Tensor:
-    if x.shape == y.shape and x.shape[1] == 1 and torch.equal(x, y) and m != 1 and n != 1:
-        return x
-    batch = max(x.shape[0], y.shape[0])
-    return torch.cat([t.expand(batch, k, *t.shape[2:]) for t, k in ((x, m), (y, n))], 1)
+    batch = max(len(m) for m in masks)
+    return torch.cat([m.expand(batch, -1) for m in masks], 1)
 
 
 def _flatten(group: FactorGroup) -> tuple[list[Any], Any]:
-    return [group.arguments, group.noise, group.loss, group.mask], (
-        group.cost,
-        group.refs,
-        group.positions,
-    )
+    # None would be a leaf, and functional transforms take tensors only: note where it stands.
+    children = (*group.arguments, group.noise, group.loss, group.mask)
+    there = tuple(child is not None for child in children)
+    static = (group.cost, group.refs, group.positions, there)
+    return [child for child in children if child is not None], static
 
 
 def _unflatten(children: Any, context: Any) -> FactorGroup:
-    arguments, noise, loss, mask = children
-    cost, refs, positions = context
-    return FactorGroup(cost, refs, arguments, positions, noise, loss, mask)
+    cost, refs, positions, there = context
+    left = iter(children)
+    *arguments, noise, loss, mask = (next(left) if here else None for here in there)
+    return FactorGroup(cost, refs, tuple(arguments), positions, noise, loss, mask)
 
 
 pytree.register_pytree_node(

@@ -1,0 +1,83 @@
+"""Data of M factors: pytrees whose leaves have axes (B|1, M|1, …), batch first, then factors.
+
+A leaf of length 1 on an axis is shared along it. Once per group the axes are checked; selecting
+and joining groups selects and joins their leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dnls_ros.errors import DnlsError
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Marks data that all factors of a group share: its leaves have no batch and no factor axis.
+
+    Attributes:
+        value: A number, tensor, group element or pytree of them.
+    """
+
+    value: Any
+
+
+def with_axes(argument: Any) -> Any:
+    """The argument with its constants unwrapped and brought to axes (1, 1, …)."""
+    if isinstance(argument, Shared):
+        return pytree.tree_map(lambda t: _as_tensor(t)[None, None], argument.value)
+    if isinstance(argument, (int, float)):
+        return torch.tensor([[float(argument)]], dtype=torch.float64)
+    return argument
+
+
+def _as_tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def check_axes(where: str, argument: Any, count: int) -> None:
+    """Raises a `DnlsError` unless all leaves are tensors (B|1, M|1, …) for M = ``count``."""
+    for leaf in pytree.tree_leaves(argument):
+        if leaf is None:
+            continue
+        if not isinstance(leaf, Tensor):
+            raise DnlsError(f"{where} holds {type(leaf).__name__}, expected tensors")
+        if leaf.ndim < 2 or leaf.shape[1] not in (1, count):
+            rest = "".join(f", {n}" for n in leaf.shape[2:])
+            raise DnlsError(
+                f"{where} has shape {tuple(leaf.shape)} but its references have M={count}; "
+                f"data must be (B|1, M|1{rest}); wrap constants in Shared(...)"
+            )
+
+
+def map_leaves(function: Any, tree: Any) -> Any:
+    """``pytree.tree_map`` that leaves None alone."""
+    return pytree.tree_map(lambda leaf: leaf if leaf is None else function(leaf), tree)
+
+
+def picker(keep: Tensor, count: int) -> Any:
+    """Selects on the factor axis of a leaf that has one; leaves that all factors share stay."""
+    return lambda leaf: leaf[:, keep] if leaf.shape[1] == count else leaf
+
+
+def join(a: Any, b: Any, m: int, n: int) -> Any:
+    """Leaf by leaf on the factor axis; leaves without one must be equal, else they get one."""
+    left, spec = pytree.tree_flatten(a)
+    right = pytree.tree_leaves(b)
+    joined = [
+        _join_leaf(x, y, m, n) if isinstance(x, Tensor) else x
+        for x, y in zip(left, right, strict=True)
+    ]
+    return pytree.tree_unflatten(joined, spec)
+
+
+def _join_leaf(x: Tensor, y: Tensor, m: int, n: int) -> Tensor:
+    if x.shape == y.shape and x.shape[1] == 1 and torch.equal(x, y) and m != 1 and n != 1:
+        return x
+    batch = max(x.shape[0], y.shape[0])
+    return torch.cat([t.expand(batch, k, *t.shape[2:]) for t, k in ((x, m), (y, n))], 1)
