@@ -50,8 +50,11 @@ class BuildWithMessages(build_py):
 
     def copy_plain_files(self) -> None:
         """Puts definitions, launch and config files where CMake would have put them."""
+        definitions = Path(self.build_lib) / "dnls_ros" / "definitions"
         for kind in ("msg", "srv"):
-            shutil.copytree(ROOT / kind, Path(self.build_lib) / "dnls_ros" / "interfaces" / kind)
+            shutil.copytree(ROOT / kind, definitions / "dnls_ros" / kind)
+        for folder in (ROOT / "interfaces").iterdir():
+            shutil.copytree(folder / "msg", definitions / folder.name / "msg")
         for kind in ("launch", "config"):
             files = [str(path) for path in sorted((ROOT / kind).iterdir()) if path.is_file()]
             self.distribution.data_files.append((f"share/dnls_ros/{kind}", files))
