@@ -77,7 +77,7 @@ def poses(batch: int, count: int, seed: int = 0, size: float = 0.7) -> SE3:
 
 
 def example(batch: int = 3) -> tuple[Problem, Values]:
-    of = torch.tensor([0] * 6 + [1] * 6 + [2] * 6 + [3] * 6 + [4] * 3 + [5] * 3 + [6] * 3)
+    """Repeated ids, one variable twice in a factor, data with and without axes, two losses."""
     values = pose.values([10, 20, 30, 40], poses(batch, 4)).merge(
         point.values([7, 8, 9], normal(batch, 3, 3, seed=1))
     )
