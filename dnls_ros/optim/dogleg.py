@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dnls_ros.errors import DnlsError
 from dnls_ros.linear import solve
 from dnls_ros.optim.method import Model, Outcome, Proposal, solvable
 
@@ -35,6 +36,13 @@ class Dogleg:
     initial: float = 1.0
     smallest: float = 1e-12
     minimal_gain: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest < self.initial:
+            raise DnlsError(
+                "Dogleg needs 0 < smallest < initial, got "
+                f"smallest={self.smallest}, initial={self.initial}"
+            )
 
     def init(self, model: Model) -> RegionState:
         """The same radius for all; corners come with the first proposal."""

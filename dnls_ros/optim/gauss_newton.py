@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dnls_ros.errors import DnlsError
 from dnls_ros.linear import solve
 from dnls_ros.optim.method import Model, Outcome, Proposal, solvable
 
@@ -20,6 +21,10 @@ class GaussNewton:
     """
 
     step_size: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_size <= 1:
+            raise DnlsError(f"GaussNewton needs a step_size in (0, 1], got {self.step_size}")
 
     def init(self, model: Model) -> Tensor:
         """The state: (B,) whether a step has failed."""

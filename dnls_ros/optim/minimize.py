@@ -36,6 +36,7 @@ class Status(Enum):
     DEADLINE = "stopped: the time budget was used up; the best values so far are returned"
     DAMPING_LIMIT = "failed: no step within the damping limit decreases the cost"
     SINGULAR = "failed: the normal equations are singular; some direction has no information"
+    STEP_NOT_FINITE = "failed: the last step leads to where the cost is not finite"
     NOT_FINITE = "failed: the cost is not finite at the starting values"
 
     @property
@@ -53,7 +54,7 @@ class Tolerances:
     """When to stop.
 
     Attributes:
-        cost: Relative decrease of the cost by an accepted step.
+        cost: Relative decrease of the cost by an accepted step; 0 = not looked at.
         step: Largest entry of an accepted step [m, rad].
         gradient: Largest entry of the gradient.
         iterations: Limit on trials, rejected ones included.
@@ -65,6 +66,10 @@ class Tolerances:
     gradient: float = 1e-8
     iterations: int = 50
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.cost >= 0 and self.step >= 0 and self.gradient >= 0 and self.iterations >= 0):
+            raise DnlsError(f"tolerances must not be negative, got {self}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +193,7 @@ def _loop(
             progress.cost = torch.where(accept, trial_cost, progress.cost)
             progress.accepted = progress.accepted + accept
         _check_step(progress, accept, decrease, proposal, stop)
-        _check_exhausted(progress, method.exhausted(state), proposal)
+        _check_exhausted(progress, method.exhausted(state), proposal, trial_cost)
         fresh = bool(accept.any()) and bool(progress.running.any())
         if fresh:
             model = Model(assembly.normal_equations(progress.values), model.pattern, symbolic)
@@ -239,14 +244,18 @@ def _judge(cost: Tensor, trial: Tensor, proposal: Proposal) -> Outcome:
 def _check_step(
     progress: _Progress, accept: Tensor, decrease: Tensor, proposal: Proposal, stop: Tolerances
 ) -> None:
-    eps = 16 * torch.finfo(decrease.dtype).eps
-    small = decrease.abs() <= max(stop.cost, eps) * (progress.cost + decrease).abs()
-    progress.end(accept & small, Status.CONVERGED_COST)
+    if stop.cost > 0:
+        eps = 16 * torch.finfo(decrease.dtype).eps
+        small = decrease.abs() <= max(stop.cost, eps) * (progress.cost + decrease).abs()
+        progress.end(accept & small, Status.CONVERGED_COST)
     progress.end(accept & (proposal.delta.abs().amax(1) <= stop.step), Status.CONVERGED_STEP)
 
 
-def _check_exhausted(progress: _Progress, exhausted: Tensor, proposal: Proposal) -> None:
+def _check_exhausted(
+    progress: _Progress, exhausted: Tensor, proposal: Proposal, trial: Tensor
+) -> None:
     progress.end(exhausted & ~proposal.ok, Status.SINGULAR)
+    progress.end(exhausted & ~trial.isfinite(), Status.STEP_NOT_FINITE)
     progress.end(exhausted, Status.DAMPING_LIMIT)
 
 
