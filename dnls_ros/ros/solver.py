@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,8 @@ from dnls_ros.io.messages import adapt
 from dnls_ros.ros.inbox import Arrival, CameraInfo, Dropped, Inbox, PoseQuery, Work
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.measurements import (
+    CameraIntrinsics,
+    LandmarkMeasurement,
     Measurement,
     Reason,
     Rejection,
@@ -156,7 +159,10 @@ class SolverThread:
         while not self._stop.is_set():
             work = self._inbox.take(IDLE)
             if work is not None:
-                self._do(estimator, work)
+                try:
+                    self._do(estimator, work)
+                except Exception as error:
+                    self._failed(type(work).__name__, error)
             if not self._inbox.backlog or time.monotonic() - self._accounted > IDLE:
                 self._account(estimator)
         self._account(estimator)
@@ -166,12 +172,18 @@ class SolverThread:
         if isinstance(work, PoseQuery):
             self._answer(estimator, work)
         elif isinstance(work, CameraInfo):
-            self._calibrate(estimator, work)
+            camera = camera_from_info(work.message)
+            if isinstance(camera, CameraIntrinsics):
+                self._calibrate(estimator, work.sensor, camera)
+            else:
+                self._log.warning(f"CameraInfo of sensor '{work.sensor}' ignored: {camera.text}")
         elif isinstance(work, Dropped):
             text = f"more than {self._inbox.capacity} messages were waiting"
             self._feed(estimator, Rejection(work.sensor, 0, Reason.QUEUE_FULL, text), None)
         else:
             measurement = self._translate(work)
+            if isinstance(measurement, LandmarkMeasurement) and measurement.intrinsics:
+                self._calibrate(estimator, work.sensor, measurement.intrinsics)
             if self._feed(estimator, measurement, work.stamp or None):
                 self._newest = max(self._newest, measurement.stamp)
                 self._step_if_due(estimator)
@@ -187,14 +199,11 @@ class SolverThread:
             return replace(measurement, stamp=arrival.stamp)
         return measurement
 
-    def _calibrate(self, estimator: Estimator, info: CameraInfo) -> None:
+    def _calibrate(self, estimator: Estimator, sensor: str, camera: CameraIntrinsics) -> None:
         """Tells the estimator a camera's calibration, if it is a new one."""
-        camera = camera_from_info(info.message)
-        if isinstance(camera, Rejection):
-            self._log.warning(f"CameraInfo of sensor '{info.sensor}' ignored: {camera.text}")
-        elif astuple(camera) != self._calibrations.get(info.sensor):
-            self._calibrations[info.sensor] = astuple(camera)
-            estimator.set_intrinsics(info.sensor, camera)
+        if astuple(camera) != self._calibrations.get(sensor):
+            self._calibrations[sensor] = astuple(camera)
+            estimator.set_intrinsics(sensor, camera)
 
     def _feed(self, estimator: Estimator, item: Measurement | Rejection, now: int | None) -> bool:
         """Hands one item over; True if it now waits for a step."""
@@ -240,7 +249,8 @@ class SolverThread:
     def _failed(self, what: str, error: Exception) -> None:
         """Counts and says a failure that nothing should have caused."""
         self._report = replace(self._report, failed=self._report.failed + 1)
-        self._log.error(f"{what} failed ({type(error).__name__}: {error}); the last state is kept")
+        trace = "".join(traceback.format_exception(error))
+        self._log.error(f"{what} failed; the last state is kept\n{trace}")
 
     def _answer(self, estimator: Estimator, query: PoseQuery) -> None:
         """Replies with the pose, or with the exception that asking for it raised."""
