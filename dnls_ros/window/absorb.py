@@ -188,7 +188,9 @@ def _existing_or_new(
     for stamp in wanted_stamps(m):
         state = find_state(draft, rules, stamp)
         if state is None:
-            if not add_state(draft, rules, stamp, partial(_guess, draft, registry, rules, m, tuple(found))):
+            if not add_state(
+                draft, rules, stamp, partial(_guess, draft, registry, rules, m, tuple(found))
+            ):
                 return _park(
                     draft, registry, m, (Reason.NO_PAIR, "nothing connects it to the window")
                 )
@@ -216,7 +218,7 @@ def _guess(
 def _ignite(draft: Draft, registry: Registry, rules: TrackRules, m: Measurement) -> bool:
     """Starts a track from its parameters or from a measurement that may start it."""
     if rules.track.init.mode == "params":
-        start_track(draft, rules, m.stamp, pose_of_rpy(rules.track.init.pose))
+        start_track(draft, rules, min(wanted_stamps(m)), pose_of_rpy(rules.track.init.pose))
         return True
     model = registry.models.get(m.sensor)
     if model is None or not model.config.ignition:

@@ -20,6 +20,8 @@ from dnls_ros.problem import Diagonal, FactorGroup, Loss, Ref, SquareRootInforma
 from dnls_ros.window.bodies import Body
 from dnls_ros.window.increments import Increments, Stamps
 
+BRIDGE_SPEED = 10.0
+"""How fast a body may have moved while its odometry paused [m/s, rad/s]."""
 GAP_INFLATION = 100.0  # on the standard deviation of a motion model over a gap
 
 
@@ -65,9 +67,16 @@ def chain_groups(
     if motion.model != "none":
         groups[f"{body.name}.motion"] = _modelled(body, motion, start, end)
     elif increments and not covered.all():
-        bridge = Motion("random_walk", motion.sigma, 0)
-        groups[f"{body.name}.bridge"] = _modelled(body, bridge, start[~covered], end[~covered])
+        groups[f"{body.name}.bridge"] = _bridge(body, start[~covered], end[~covered])
     return groups
+
+
+def _bridge(body: Body, start: Stamps, end: Stamps) -> FactorGroup:
+    """Next to nothing about the motion over a pause of all sensors of motion, but the window stays connected."""
+    x_i, x_j = _refs(body.name, start, end)
+    seconds = torch.from_numpy((end - start) * 1e-9)
+    sigma = BRIDGE_SPEED * seconds[:, None].expand(-1, body.dim)
+    return random_walk(x_i, x_j, noise=Diagonal(sigma[None]))
 
 
 def _refs(name: str, start: Stamps, end: Stamps) -> tuple[Ref, Ref]:

@@ -222,7 +222,9 @@ class Estimator:
                 self.set_intrinsics(name, camera.intrinsics)
 
 
-def _linear(config: EstimatorConfig, given: LinearSolver | None) -> tuple[LinearSolver, tuple[str, ...]]:
+def _linear(
+    config: EstimatorConfig, given: LinearSolver | None
+) -> tuple[LinearSolver, tuple[str, ...]]:
     """The linear solver, and a sentence for each choice that was made."""
     device, why_device = choose_device(config.device)
     if device.type != "cpu":

@@ -35,7 +35,9 @@ class Ticker:
 
     def due(self, stamp: int) -> list[int]:
         """The ticks [ns] that a measurement stamped ``stamp`` makes due: those before it and not yet returned."""
-        before = math.ceil(stamp / self._period) - 1  # the last tick that lies strictly before the stamp
+        before = (
+            math.ceil(stamp / self._period) - 1
+        )  # the last tick that lies strictly before the stamp
         if self._next is None:
             self._next = before + 1
         if before < self._next:

@@ -349,7 +349,9 @@ def _unit(pose: Array) -> Array:
 def _turned(turn: Array, covariance: Array) -> Array:
     """The tangent covariance in the fixed axes of the parent frame; markers and zeros stay what they are."""
     given = np.asarray(covariance, dtype=np.float64)
-    return given if given[0, 0] == -1.0 or not given.any() else turn @ given @ turn.T
+    if given[0, 0] == -1.0 or not given.any() or not np.isfinite(given).all():
+        return given
+    return turn @ given @ turn.T
 
 
 def _motion_noise(

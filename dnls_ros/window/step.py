@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,16 +12,16 @@ from torch import Tensor
 
 from dnls_ros.linear import Factorization, LinearSolver
 from dnls_ros.optim import Assembly, LevenbergMarquardt, Solution, Tolerances, minimize
-from dnls_ros.problem import FactorGroup, Group, Problem, Structure, StructureCache
-from dnls_ros.window.absorb import NewFactors, Registry, absorb
+from dnls_ros.problem import FactorGroup, Group, Problem, StructureCache
+from dnls_ros.window.absorb import Registry, absorb
+from dnls_ros.window.admission import Statistics, admit
 from dnls_ros.window.chains import Motion, chain_groups
 from dnls_ros.window.config import EstimatorConfig
-from dnls_ros.window.gating import innovation, threshold
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.marginalize import Marginalized, marginalize
-from dnls_ros.window.measurements import Measurement, Reason
+from dnls_ros.window.measurements import Measurement
 from dnls_ros.window.sensors import loss_of
-from dnls_ros.window.state import LANDMARK, Draft, GateState, State
+from dnls_ros.window.state import LANDMARK, Draft, State
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ class Step:
     solution: Solution
     factorization: Factorization
     marginalized: Marginalized | None
-    nis: Mapping[str, tuple[float, int]]
+    nis: Statistics
     seconds: Mapping[str, float]
 
 
@@ -73,7 +72,7 @@ class StepRunner:
         watch.lap("build")
         if not draft.state.values:
             return draft
-        nis = self._admit(draft, fresh)
+        nis = admit(draft, fresh, self.config, self.linear, self.problem)
         self._remove_lonely(draft)
         watch.lap("gate")
         if not draft.state.values:
@@ -96,7 +95,10 @@ class StepRunner:
 
     def chains(self, state: State) -> dict[str, FactorGroup]:
         """The factors between neighbouring states, made once for the same states and samples."""
-        key = (state.increments, tuple(state.values.ids.get(r.body.name) for r in self.registry.rules.values()))
+        key = (
+            state.increments,
+            tuple(state.values.ids.get(r.body.name) for r in self.registry.rules.values()),
+        )
         known = self.memory.get(key)
         if known is None:
             known = self.memory.put(key, self._make_chains(state))
@@ -114,80 +116,6 @@ class StepRunner:
             }
             out.update(chain_groups(rules.body, ids.numpy(), motion, samples))
         return out
-
-    def _admit(self, draft: Draft, fresh: Sequence[NewFactors]) -> dict[str, tuple[float, int]]:
-        """New factors enter the window, those of gated sensors through their gate."""
-        gated = [f for f in fresh if self.config.sensor(f.sensor).gate_probability > 0]
-        for f in fresh:
-            if f not in gated:
-                draft.add_factors(f.name, f.group)
-        return self._gate(draft, gated) if gated else {}
-
-    def _gate(self, draft: Draft, gated: Sequence[NewFactors]) -> dict[str, tuple[float, int]]:
-        problem = self.problem(draft.state)
-        structure = Structure.of(problem, draft.state.values)
-        normal = Assembly(problem, structure).normal_equations(draft.state.values)
-        factorization = self.linear.analyze(structure.pattern).factorize(normal.hessian)
-        nis: dict[str, tuple[float, int]] = {}
-        used: dict[int, bool] = defaultdict(bool)
-        for f in gated:
-            keep = torch.ones(f.group.count, dtype=torch.bool)
-            if bool(factorization.ok.all()):
-                tested = innovation(f.group, draft.state.values, structure, factorization)
-                keep = tested.nis <= threshold(
-                    tested.dim, self.config.sensor(f.sensor).gate_probability
-                )
-                total, dims = nis.get(f.sensor, (0.0, 0))
-                nis[f.sensor] = total + float(tested.nis.sum()), dims + tested.dim * f.group.count
-            group = f.group
-            if self._reopened(draft, f.sensor) and not bool(keep.all()):
-                group, keep = self._inflated(draft, f, keep), torch.ones_like(keep)
-            if bool(keep.any()):
-                draft.add_factors(f.name, group.select(keep))
-            for source, kept in zip(f.sources, keep.tolist(), strict=True):
-                used[id(source)] |= kept
-        self._settle_gates(draft, gated, used)
-        return nis
-
-    def _reopened(self, draft: Draft, sensor: str) -> bool:
-        """Whether a sensor has been shut out for so long that it is believed again."""
-        failing = draft.state.gates.get(sensor, GateState()).failing_since
-        patience = self.config.gate.reopen_after
-        return patience > 0 and failing is not None and draft.now - failing > patience * 1e9
-
-    def _inflated(self, draft: Draft, new: NewFactors, keep: Tensor) -> FactorGroup:
-        """The factors with larger noise on those outside the gate."""
-        assert new.group.noise is not None  # every gated sensor has one
-        wide = replace(
-            new.group, noise=new.group.noise.scaled(self.config.gate.reopen_inflation**0.5)
-        )
-        draft.note(f"gate_reopened.{new.sensor}")
-        if not bool(keep.any()):
-            return wide
-        return new.group.select(keep).concat(wide.select(~keep))
-
-    def _settle_gates(
-        self, draft: Draft, gated: Sequence[NewFactors], used: Mapping[int, bool]
-    ) -> None:
-        rejected = {
-            id(s): s for f in gated for s in f.sources if s is not None and not used[id(s)]
-        }
-        draft.verdicts = [
-            (m, (Reason.GATED, "outside the gate of its sensor"))
-            if id(m) in rejected
-            else (m, verdict)
-            for m, verdict in draft.verdicts
-        ]
-        gates = dict(draft.state.gates)
-        for sensor in {f.sensor for f in gated}:
-            passed = any(used[id(s)] for f in gated if f.sensor == sensor for s in f.sources)
-            since = gates.get(sensor, GateState()).failing_since
-            gates[sensor] = (
-                GateState(draft.now, None)
-                if passed
-                else GateState(None, draft.now if since is None else since)
-            )
-        draft.update(gates=gates)
 
     def _remove_lonely(self, draft: Draft) -> None:
         """Variables without any factor (their measurements were gated, or wait) leave again."""
@@ -290,10 +218,14 @@ class ChainMemory:
 
     def get(self, key: tuple[object, tuple[object, ...]]) -> dict[str, FactorGroup] | None:
         """The factors, if they were made for these very objects."""
-        same = len(key[1]) == len(self._key[1]) and all(a is b for a, b in zip(key[1], self._key[1], strict=True))
+        same = len(key[1]) == len(self._key[1]) and all(
+            a is b for a, b in zip(key[1], self._key[1], strict=True)
+        )
         return self._chains if same and key[0] is self._key[0] else None
 
-    def put(self, key: tuple[object, tuple[object, ...]], chains: dict[str, FactorGroup]) -> dict[str, FactorGroup]:
+    def put(
+        self, key: tuple[object, tuple[object, ...]], chains: dict[str, FactorGroup]
+    ) -> dict[str, FactorGroup]:
         """Remembers them."""
         self._key, self._chains = key, chains
         return chains

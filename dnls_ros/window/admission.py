@@ -1,0 +1,155 @@
+"""The way of new factors into the window: those of gated sensors are tested first.
+
+All tests of a step are made against the same prediction, the window without any of them, so that their order does not matter. A
+sensor that has been shut out for longer than ``gate.reopen_after`` is believed again with larger noise until its measurements pass on their own:
+then the estimate was wrong, not the sensor.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from dnls_ros.linear import Factorization, LinearSolver
+from dnls_ros.optim import Assembly
+from dnls_ros.problem import FactorGroup, Problem, Structure
+from dnls_ros.window.absorb import NewFactors
+from dnls_ros.window.config import EstimatorConfig
+from dnls_ros.window.gating import Innovation, innovation
+from dnls_ros.window.measurements import Reason
+from dnls_ros.window.state import Draft, GateState, State
+
+Statistics = Mapping[str, tuple[float, int]]
+"""Sensor → (Σ normalized innovation squared, Σ dimensions)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The window without the measurements under test."""
+
+    structure: Structure
+    factorization: Factorization
+
+    @property
+    def usable(self) -> bool:
+        """Whether every direction of it is known; else nothing can be called implausible."""
+        return bool(self.factorization.ok.all())
+
+
+@dataclass
+class _Outcome:
+    """Which measurements entered, and which sensors passed without help."""
+
+    used: dict[int, bool] = field(default_factory=lambda: defaultdict(bool))
+    passed: dict[str, bool] = field(default_factory=lambda: defaultdict(bool))
+    statistics: dict[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
+
+    def count(self, sensor: str, tested: Innovation) -> None:
+        """Adds to the sensor's statistics."""
+        total, dims = self.statistics.get(sensor, (0.0, 0))
+        size = tested.dim * len(tested.nis)
+        self.statistics[sensor] = total + float(tested.nis.sum()), dims + size
+
+
+def admit(
+    draft: Draft,
+    fresh: Sequence[NewFactors],
+    config: EstimatorConfig,
+    linear: LinearSolver,
+    problem: Callable[[State], Problem],
+) -> Statistics:
+    """Adds new factors to the draft, those of gated sensors through their gate.
+
+    Args:
+        draft: The working copy.
+        fresh: New factors.
+        config: Gates of the sensors.
+        linear: Factorizes the prediction.
+        problem: The problem of a state.
+    """
+    gates = {s.name: s.gate_probability for s in config.sensors}
+    for new in fresh:
+        if not gates[new.sensor]:
+            draft.add_factors(new.name, new.group)
+    gated = [new for new in fresh if gates[new.sensor]]
+    if not gated:
+        return {}
+    prediction = _predict(draft, linear, problem)
+    outcome = _Outcome()
+    for new in gated:
+        _test(draft, new, prediction, config, outcome)
+    _settle(draft, gated, outcome)
+    return outcome.statistics
+
+
+def _predict(
+    draft: Draft, linear: LinearSolver, problem: Callable[[State], Problem]
+) -> Prediction:
+    groups, values = problem(draft.state), draft.state.values
+    structure = Structure.of(groups, values)
+    normal = Assembly(groups, structure).normal_equations(values)
+    return Prediction(structure, linear.analyze(structure.pattern).factorize(normal.hessian))
+
+
+def _test(
+    draft: Draft,
+    new: NewFactors,
+    prediction: Prediction,
+    config: EstimatorConfig,
+    outcome: _Outcome,
+) -> None:
+    keep = torch.ones(new.group.count, dtype=torch.bool)
+    if prediction.usable:
+        tested = innovation(
+            new.group, draft.state.values, prediction.structure, prediction.factorization
+        )
+        keep = tested.passes(config.sensor(new.sensor).gate_probability)
+        outcome.count(new.sensor, tested)
+    outcome.passed[new.sensor] |= bool(keep.any())
+    group = new.group
+    if not bool(keep.all()) and _reopened(draft, new.sensor, config):
+        draft.note(f"gate_reopened.{new.sensor}")
+        group = _inflated(group, keep, config.gate.reopen_inflation)
+        keep = torch.ones_like(keep)
+    if bool(keep.any()):
+        draft.add_factors(new.name, group.select(keep))
+    for source, kept in zip(new.sources, keep.tolist(), strict=True):
+        outcome.used[id(source)] |= kept
+
+
+def _reopened(draft: Draft, sensor: str, config: EstimatorConfig) -> bool:
+    """Whether a sensor has been shut out for so long that it is believed again."""
+    failing = draft.state.gates.get(sensor, GateState()).failing_since
+    patience = config.gate.reopen_after
+    return patience > 0 and failing is not None and draft.now - failing > patience * 1e9
+
+
+def _inflated(group: FactorGroup, keep: Tensor, factor: float) -> FactorGroup:
+    """The group in the same order, with ``factor`` times the variance on the rows outside the gate."""
+    assert group.noise is not None  # every gated sensor has one
+    wide = replace(group, noise=group.noise.scaled(factor**0.5))
+    if not bool(keep.any()):
+        return wide
+    order = torch.cat([keep.nonzero().flatten(), (~keep).nonzero().flatten()])
+    return group.select(keep).concat(wide.select(~keep)).select(torch.argsort(order))
+
+
+def _settle(draft: Draft, gated: Sequence[NewFactors], outcome: _Outcome) -> None:
+    """Verdicts of the measurements, and the gates' states."""
+    tested = {id(s) for new in gated for s in new.sources if s is not None}
+    draft.verdicts = [
+        (m, (Reason.GATED, "outside the gate of its sensor"))
+        if id(m) in tested and not outcome.used[id(m)]
+        else (m, verdict)
+        for m, verdict in draft.verdicts
+    ]
+    gates = dict(draft.state.gates)
+    for sensor, passed in outcome.passed.items():
+        since = gates.get(sensor, GateState()).failing_since
+        start = draft.now if since is None else since
+        gates[sensor] = GateState(draft.now, None) if passed else GateState(None, start)
+    draft.update(gates=gates)
