@@ -1,16 +1,20 @@
 """The one error type that user mistakes raise, importable from every layer.
 
-A message says what is wrong, where (which group, file or parameter by name), what was got, what was expected and what to
-do. ``assert`` is kept for our own invariants.
+A message says what is wrong, where (which group, file or parameter by name), what was got, what
+was expected and what to do. ``assert`` is kept for our own invariants.
 """
 
 
 class DnlsError(ValueError):
-    """A mistake in what the caller supplied: the message says what, where, got, expected and what to do."""
+    """A mistake in what the caller supplied: the message says what, where, got, expected and what
+    to do.
+    """
 
 
 class UnavailableError(DnlsError):
-    """Something that was asked for by name (a solver, a device, a library) is absent on this machine."""
+    """Something that was asked for by name (a solver, a device, a library) is absent on this
+    machine.
+    """
 
 
 class UnreadableInputError(DnlsError):

@@ -33,8 +33,15 @@ def chain(generator: torch.Generator) -> tuple[dict, torch.Tensor]:
     steps = truth[:, 1:] - truth[:, :-1] + noise[:, 1:]
     fixes = torch.arange(0, COUNT, 3)
     groups = {
-        "steps": between(Ref("x", ids[:-1]), Ref("x", ids[1:]), steps, noise=Diagonal(torch.tensor([0.1, 0.2, 0.3]))),
-        "fixes": prior(Ref("x", ids[fixes]), truth[:, fixes] + noise[:, fixes], noise=Isotropic(0.5)),
+        "steps": between(
+            Ref("x", ids[:-1]),
+            Ref("x", ids[1:]),
+            steps,
+            noise=Diagonal(torch.tensor([0.1, 0.2, 0.3])),
+        ),
+        "fixes": prior(
+            Ref("x", ids[fixes]), truth[:, fixes] + noise[:, fixes], noise=Isotropic(0.5)
+        ),
     }
     return groups, torch.zeros_like(truth)
 
@@ -61,7 +68,9 @@ def up_to(groups: dict, newest: int, oldest: int) -> dict:
 
 
 @pytest.mark.parametrize("first_estimates", [False, True])
-def test_a_sliding_window_equals_the_full_batch_in_mean_and_covariance(first_estimates: bool) -> None:
+def test_a_sliding_window_equals_the_full_batch_in_mean_and_covariance(
+    first_estimates: bool,
+) -> None:
     groups, start = chain(torch.Generator().manual_seed(1))
     ids = 10 * torch.arange(COUNT)
     window, marginal = Values({"x": start[:, :KEEP]}, {"x": ids[:KEEP]}), None
@@ -69,7 +78,10 @@ def test_a_sliding_window_equals_the_full_batch_in_mean_and_covariance(first_est
     for newest in range(KEEP, COUNT + 1):
         problem = {**active, **({"prior": marginal} if marginal is not None else {})}
         solution = solved(problem, window)
-        full = solved(up_to(groups, int(ids[newest - 1]), 0), Values({"x": start[:, :newest]}, {"x": ids[:newest]}))
+        full = solved(
+            up_to(groups, int(ids[newest - 1]), 0),
+            Values({"x": start[:, :newest]}, {"x": ids[:newest]}),
+        )
         mine, theirs = solution.values["x"][:, -1], full.values["x"][:, -1]
         assert float((mine - theirs).abs().max()) < 1e-9
         difference = covariance_of(solution, "x", KEEP - 1) - covariance_of(full, "x", newest - 1)
@@ -79,7 +91,9 @@ def test_a_sliding_window_equals_the_full_batch_in_mean_and_covariance(first_est
         leaving = {"x": torch.arange(KEEP) == 0}
         left = marginalize(active, marginal, solution.values, leaving, first_estimates)
         marginal = left.prior
-        window = left.values.merge(Values({"x": start[:, newest : newest + 1]}, {"x": ids[newest : newest + 1]}))
+        window = left.values.merge(
+            Values({"x": start[:, newest : newest + 1]}, {"x": ids[newest : newest + 1]})
+        )
         active = up_to(groups, int(ids[newest]), int(ids[newest - KEEP + 1]))
 
 
@@ -92,12 +106,17 @@ def test_a_prior_of_several_blocks_keeps_what_the_marginalized_state_knew_of_eac
         "to_next": between(ref("pose", 1), ref("pose", 2), z[:, 2:], noise=Isotropic(0.3)),
     }
     poses = SE3.exp(torch.zeros(1, 2, 6, dtype=torch.float64))
-    values = Values({"pose": poses, "mark": poses[:, :1]}, {"pose": torch.tensor([1, 2]), "mark": torch.tensor([7])})
+    values = Values(
+        {"pose": poses, "mark": poses[:, :1]},
+        {"pose": torch.tensor([1, 2]), "mark": torch.tensor([7])},
+    )
     full = minimize(Problem(groups), values, LevenbergMarquardt(), Dense(), TIGHT)
     left = marginalize(groups, None, full.values, {"pose": torch.tensor([True, False])})
     assert left.groups == {}
     assert left.prior is not None
-    again = minimize(Problem({"prior": left.prior}), left.values, LevenbergMarquardt(), Dense(), TIGHT)
+    again = minimize(
+        Problem({"prior": left.prior}), left.values, LevenbergMarquardt(), Dense(), TIGHT
+    )
     assert float(again.values.local(left.values).abs().max()) < 1e-9
     for name, slot in (("pose", 1), ("mark", 0)):
         mine = covariance_of(again, name, 0)
@@ -111,7 +130,9 @@ def test_a_direction_without_information_stays_without_it() -> None:
     point = Values({"x": torch.zeros(1, 1, 3, dtype=torch.float64)}, {"x": torch.tensor([5])})
     made = DensePrior.from_information(point, information, gradient)
     assert float((made.factor.mT @ made.factor - information).abs().max()) < 1e-12
-    assert float(((made.factor.mT @ made.offset[..., None])[..., 0] - gradient).abs().max()) < 1e-12
+    assert (
+        float(((made.factor.mT @ made.offset[..., None])[..., 0] - gradient).abs().max()) < 1e-12
+    )
 
 
 def test_first_estimates_keep_the_priors_own_quadratic() -> None:
@@ -143,7 +164,11 @@ def test_the_parts_of_an_odometry_interval_add_up_to_the_whole(body: Body) -> No
     for k in generator.permutation(20):
         buffer = buffer.insert(int(stamps[k]), body.elements(poses[k : k + 1]), noise)
     start, middle, end = (np.array([s]) for s in (stamps[2] + 5, stamps[9] + 3, stamps[15] - 2))
-    first, second, whole = buffer.between(start, middle), buffer.between(middle, end), buffer.between(start, end)
+    first, second, whole = (
+        buffer.between(start, middle),
+        buffer.between(middle, end),
+        buffer.between(start, end),
+    )
     assert float(local(first[0] @ second[0], whole[0]).abs().max()) < 1e-12
     assert float((first[1] + second[1] - whole[1]).abs().max()) < 1e-12
     assert buffer.covered(start, end, 10**9)[0]
@@ -164,7 +189,9 @@ def test_a_constant_twist_is_integrated_exactly() -> None:
 @pytest.mark.parametrize("group", [SE2, SE3])
 def test_interpolation_follows_its_ends_as_its_jacobians_say(group: type[LieGroup]) -> None:
     generator = torch.Generator().manual_seed(5)
-    ends = group.exp(0.8 * torch.randn(2, 1, group.tangent_dim, generator=generator, dtype=torch.float64))
+    ends = group.exp(
+        0.8 * torch.randn(2, 1, group.tangent_dim, generator=generator, dtype=torch.float64)
+    )
     here = interpolate(ends[0], ends[1], 0.3)
     step = 1e-6
     for which, jacobian in ((0, here.from_start), (1, here.from_end)):
@@ -187,10 +214,17 @@ def test_extrapolation_holds_the_twist() -> None:
 @pytest.mark.parametrize("rate", [20.0, 30.0, 7.0, 0.5])
 def test_ticks_lie_on_exact_multiples_of_the_period_and_none_is_lost(rate: float) -> None:
     start, ticker = 1_700_000_000_123_456_789, Ticker(rate)
-    ticks = [t for stamp in range(start, start + 10_000_000_000, 17_000_000) for t in ticker.due(stamp)]
+    ticks = [
+        t for stamp in range(start, start + 10_000_000_000, 17_000_000) for t in ticker.due(stamp)
+    ]
     assert len(ticks) == pytest.approx(10 * rate, abs=1)
-    assert all(round(t * rate / 1e9) * 10**9 // 1 - t * rate == pytest.approx(0, abs=rate * 300) for t in ticks)
-    assert all(b - a == pytest.approx(1e9 / rate, abs=1) for a, b in zip(ticks, ticks[1:], strict=False))
+    assert all(
+        round(t * rate / 1e9) * 10**9 // 1 - t * rate == pytest.approx(0, abs=rate * 300)
+        for t in ticks
+    )
+    assert all(
+        b - a == pytest.approx(1e9 / rate, abs=1) for a, b in zip(ticks, ticks[1:], strict=False)
+    )
 
 
 def test_a_measurement_exactly_on_a_tick_belongs_to_that_tick() -> None:

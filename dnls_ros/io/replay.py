@@ -1,7 +1,8 @@
 """Replay: a recording through the estimator in lockstep, one process, no clock.
 
-Measurements are merged by (stamp, sensor, sequence) and solves fire at multiples of 1/``solver.rate`` of data time, so the result does not depend on
-how fast it is played, on the machine's load or on threads. With faults the order of arrival is part of the experiment: then
+Measurements are merged by (stamp, sensor, sequence) and solves fire at multiples of
+1/``solver.rate`` of data time, so the result does not depend on how fast it is played, on the
+machine's load or on threads. With faults the order of arrival is part of the experiment: then
 measurements are fed in the order of their receive stamps.
 """
 
@@ -89,11 +90,17 @@ class TrackLog:
         stamps, poses = list(self.settled_stamps), list(self.settled_poses)
         if last is not None and track in last.tracks:
             left = set(last.tracks[track].settled_stamps.tolist())
-            rest = [(int(s), p) for s, p in zip(last.tracks[track].stamps, last.tracks[track].poses, strict=True) if int(s) not in left]
+            rest = [
+                (int(s), p)
+                for s, p in zip(last.tracks[track].stamps, last.tracks[track].poses, strict=True)
+                if int(s) not in left
+            ]
             stamps += [s for s, _ in rest]
             poses += [p for _, p in rest]
         order = np.argsort(np.array(stamps, dtype=np.int64), kind="stable")
-        return Trajectory(np.array(stamps, dtype=np.int64)[order], np.array(poses).reshape(-1, 7)[order])
+        return Trajectory(
+            np.array(stamps, dtype=np.int64)[order], np.array(poses).reshape(-1, 7)[order]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,15 +132,20 @@ class ReplayResult:
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """One item for the estimator, in feeding order: a measurement, a rejected message, or a calibration."""
+    """One item for the estimator, in feeding order: a measurement, a rejected message, or a
+    calibration.
+    """
 
     stamp: int
     sensor: str
     item: Measurement | Rejection | CameraIntrinsics
 
 
-def read_feed(path: Path, config: EstimatorConfig, options: ReplayOptions) -> tuple[list[Feed], list[str]]:
-    """All messages of the configured topics as measurements, in feeding order; and the absent topics.
+def read_feed(
+    path: Path, config: EstimatorConfig, options: ReplayOptions
+) -> tuple[list[Feed], list[str]]:
+    """All messages of the configured topics as measurements, in feeding order; and the absent
+    topics.
 
     Raises:
         UnreadableInputError: The recording is unreadable, or has none of the configured topics.
@@ -144,16 +156,22 @@ def read_feed(path: Path, config: EstimatorConfig, options: ReplayOptions) -> tu
         present = [known[t] for t in listeners if t in known]
         absent = [t for t in listeners if t not in known]
         if not present:
-            raise UnreadableInputError(f"{path} has none of the topics {sorted(listeners)}; it has {sorted(bag.topics)}")
+            raise UnreadableInputError(
+                f"{path} has none of the topics {sorted(listeners)}; it has {sorted(bag.topics)}"
+            )
         start = bag.start + round(options.start * 1e9)
         end = None if options.duration is None else start + round(options.duration * 1e9)
         records: Iterable[Record] = bag.records(present, start, end)
         if options.faults:
-            records = FaultInjector(options.faults, options.seed, _fault_targets(config)).apply(records)
+            records = FaultInjector(options.faults, options.seed, _fault_targets(config)).apply(
+                records
+            )
         feeds = list(_adapted(records, config, listeners))
     if not options.faults:
         order = {s.name: k for k, s in enumerate(config.sensors)}
-        feeds.sort(key=lambda f: (f.stamp, order[f.sensor]))  # stable: sequence within a sensor stays
+        feeds.sort(
+            key=lambda f: (f.stamp, order[f.sensor])
+        )  # stable: sequence within a sensor stays
     return feeds, absent
 
 
@@ -191,7 +209,11 @@ def _adapted(
                 continue
             item = adapt(sensor.name, record.type, record.message, sequence[sensor.name])
             sequence[sensor.name] += 1
-            yield Feed(record.receive_stamp if isinstance(item, Rejection) else item.stamp, sensor.name, item)
+            yield Feed(
+                record.receive_stamp if isinstance(item, Rejection) else item.stamp,
+                sensor.name,
+                item,
+            )
 
 
 def replay(
@@ -250,7 +272,9 @@ def run_feed(
     stamps = [f.stamp for f in feeds if isinstance(f.item, Measurement)]
     span = (max(stamps) - min(stamps)) * 1e-9 if stamps else 0.0
     seconds = time.process_time() - began
-    return ReplayResult(estimator, driver.steps, driver.tracks, driver.settled, seconds, span, list(absent))
+    return ReplayResult(
+        estimator, driver.steps, driver.tracks, driver.settled, seconds, span, list(absent)
+    )
 
 
 class _Driver:

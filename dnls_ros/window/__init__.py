@@ -1,0 +1,1 @@
+"""Sliding-window estimation: measurements in, optimized poses out; no ROS (layer 6)."""

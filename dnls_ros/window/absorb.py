@@ -1,7 +1,9 @@
-"""Measurements into a draft of the window: samples, states, factors, gates, and a verdict for each.
+"""Measurements into a draft of the window: samples, states, factors, gates, and a verdict for
+each.
 
-Nothing here optimizes. Every measurement that is taken ends as accepted, rejected with one reason, or parked because it waits for
-another (a camera's calibration, odometry that has not arrived yet, a first pose).
+Nothing here optimizes. Every measurement that is taken ends as accepted, rejected with one reason,
+or parked because it waits for another (a camera's calibration, odometry that has not arrived yet,
+a first pose).
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class Registry:
 
 @dataclass(frozen=True, eq=False)
 class NewFactors:
-    """Factors of this step that are not in the window yet, and the measurement behind each row (None: an older one)."""
+    """Factors of this step that are not in the window yet, and the measurement behind each row
+    (None: an older one).
+    """
 
     sensor: str
     name: str
@@ -133,7 +137,9 @@ def _image_factors(
 
 
 def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
-    """Sensors of motion fill their buffers before any state is made; false if the measurement is finished."""
+    """Sensors of motion fill their buffers before any state is made; false if the measurement is
+    finished.
+    """
     model = registry.models.get(m.sensor)
     if not isinstance(model, DifferentialPose | Twist) or m.sensor not in draft.state.increments:
         return True
@@ -152,7 +158,9 @@ def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
 
 
 def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, ...] | None:
-    """The states that a measurement is about, made if need be; None if it is settled or parked instead."""
+    """The states that a measurement is about, made if need be; None if it is settled or parked
+    instead.
+    """
     rules = registry.rules_of(m.sensor)
     camera = registry.cameras.get(m.sensor)
     if camera is not None and isinstance(m, LandmarkMeasurement):

@@ -1,8 +1,9 @@
 """The way of new factors into the window: those of gated sensors are tested first.
 
-All tests of a step are made against the same prediction, the window without any of them, so that their order does not matter. A
-sensor that has been shut out for longer than ``gate.reopen_after`` is believed again with larger noise until its measurements pass on their own:
-then the estimate was wrong, not the sensor.
+All tests of a step are made against the same prediction, the window without any of them, so that
+their order does not matter. A sensor that has been shut out for longer than ``gate.reopen_after``
+is believed again with larger noise until its measurements pass on their own: then the estimate was
+wrong, not the sensor.
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ def _reopened(draft: Draft, sensor: str, config: EstimatorConfig) -> bool:
 
 
 def _inflated(group: FactorGroup, keep: Tensor, factor: float) -> FactorGroup:
-    """The group in the same order, with ``factor`` times the variance on the rows outside the gate."""
+    """The group in the same order, with ``factor`` times the variance on the rows outside the
+    gate.
+    """
     assert group.noise is not None  # every gated sensor has one
     wide = replace(group, noise=group.noise.scaled(factor**0.5))
     if not bool(keep.any()):

@@ -1,8 +1,8 @@
 """How a track's states look to the optimizer, and back.
 
-Outside, poses are ``(x y z qx qy qz qw)`` arrays and covariances 6 × 6; inside, a body on a plane is an SE(2) state and a body in
-space an SE(3) state, both in the right-perturbation tangent. A track with a constant-velocity motion model has a second block, the body
-twist, with the same ids.
+Outside, poses are ``(x y z qx qy qz qw)`` arrays and covariances 6 × 6; inside, a body on a plane
+is an SE(2) state and a body in space an SE(3) state, both in the right-perturbation tangent. A
+track with a constant-velocity motion model has a second block, the body twist, with the same ids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from dnls_ros.window.rigid import IDENTITY
 
 Array = NDArray[np.float64]
 
-# A body on a plane has no freedom in z, roll and pitch; messages must not carry zero variances there.
+# A body on a plane has no freedom in z, roll and pitch; messages must not carry zero variances
+# there.
 PLANAR_VARIANCE = 1e-6
 _PLANAR_AXES = (0, 1, 5)
 

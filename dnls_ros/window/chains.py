@@ -1,8 +1,9 @@
 """The factors between neighbouring states: measured motion and motion models.
 
-They follow from the states' stamps and the sample buffers alone, so they are made anew for every solve instead of being edited.
-An interval that no sensor covers is tied by the motion model, or, where the track has none, by an inflated random walk, so that a pause of the
-odometry leaves the window in one piece.
+They follow from the states' stamps and the sample buffers alone, so they are made anew for every
+solve instead of being edited. An interval that no sensor covers is tied by the motion model, or,
+where the track has none, by next to nothing, so that a pause of the odometry leaves the window in
+one piece.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def chain_groups(
 
 
 def _bridge(body: Body, start: Stamps, end: Stamps) -> FactorGroup:
-    """Next to nothing about the motion over a pause of all sensors of motion, but the window stays connected."""
+    """Next to nothing about the motion over a pause of all sensors of motion, but the window stays
+    connected.
+    """
     x_i, x_j = _refs(body.name, start, end)
     seconds = torch.from_numpy((end - start) * 1e-9)
     sigma = BRIDGE_SPEED * seconds[:, None].expand(-1, body.dim)

@@ -1,8 +1,10 @@
 """The estimator: the one object that node, replay and tests drive.
 
-``feed`` takes a measurement in, ``step(now)`` solves with everything stamped until then, ``pose_at`` answers for any stamp. A step: samples of
-motion into their buffers; states for the new stamps; factors; gates; Levenberg–Marquardt; marginalization of what is older than the lag. It works on a
-draft of the immutable `State`, so that an exception leaves the estimator as it was. Owned by one thread.
+``feed`` takes a measurement in, ``step(now)`` solves with everything stamped until then,
+``pose_at`` answers for any stamp. A step: samples of motion into their buffers; states for the new
+stamps; factors; gates; Levenberg–Marquardt; marginalization of what is older than the lag. It
+works on a draft of the immutable `State`, so that an exception leaves the estimator as it was.
+Owned by one thread.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class Estimator:
         archive: Keep what leaves the window, for `smooth` (memory grows with time).
 
     Raises:
-        DnlsError: Inconsistent configuration; UnavailableError for a solver or device that is absent.
+        DnlsError: Inconsistent configuration; UnavailableError for a solver or device that is
+            absent.
     """
 
     def __init__(
@@ -116,7 +119,8 @@ class Estimator:
     def feed(
         self, measurement: Measurement | Rejection, clock: int | None = None
     ) -> Reason | None:
-        """Takes a measurement in: None if it waits for the next step, else the reason of its rejection.
+        """Takes a measurement in: None if it waits for the next step, else the reason of its
+        rejection.
 
         Args:
             measurement: From an adapter or made by hand.
@@ -129,11 +133,12 @@ class Estimator:
         return self._ingress.feed(measurement, clock)
 
     def step(self, now: int) -> StepResult | None:
-        """Solves with everything stamped at or before ``now`` [ns]; None if there was nothing new or nothing to solve yet.
+        """Solves with everything stamped at or before ``now`` [ns]; None if there was nothing new
+        or nothing to solve yet.
 
         Raises:
-            Exception: Whatever failed; the estimator is then as before, and the measurements of this step are counted as
-                SUSPECT.
+            Exception: Whatever failed; the estimator is then as before, and the measurements of
+                this step are counted as SUSPECT.
         """
         measurements = self._ingress.take(now)
         if not measurements:

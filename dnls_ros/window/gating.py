@@ -1,8 +1,9 @@
 """Gates: is a new measurement plausible, given what the window already knows?
 
-The normalized innovation squared νᵀ(J P Jᵀ + R)⁻¹ν of each new factor is held against the χ² quantile of its dimension; P is the
-covariance of the window *without* the measurements under test. A sensor that has been shut out for long is believed again with larger noise: then the
-estimate, not the sensor, is probably wrong.
+The normalized innovation squared νᵀ(J P Jᵀ + R)⁻¹ν of each new factor is held against the χ²
+quantile of its dimension; P is the covariance of the window *without* the measurements under test.
+A sensor that has been shut out for long is believed again with larger noise: then the estimate,
+not the sensor, is probably wrong.
 """
 
 from __future__ import annotations

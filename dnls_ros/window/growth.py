@@ -1,8 +1,9 @@
 """New states: which stamps get one, and from where they start.
 
-Odometry samples enter their buffers first. Then each measurement gets a state at its stamp: an existing one, or a new one started from
-measured motion, else from the motion model, else from what the measurement itself says. A measurement ahead of the odometry waits for
-it; one older than the window is too late.
+Odometry samples enter their buffers first. Then each measurement gets a state at its stamp: an
+existing one, or a new one started from measured motion, else from the motion model, else from what
+the measurement itself says. A measurement ahead of the odometry waits for it; one older than the
+window is too late.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ def add_state(
 
 
 def predict(draft: Draft, rules: TrackRules, stamp: int) -> LieGroup | None:
-    """Where the body is at ``stamp`` by odometry or motion model, one element (1,); None if neither says."""
+    """Where the body is at ``stamp`` by odometry or motion model, one element (1,); None if
+    neither says.
+    """
     body, stamps = rules.body, draft.stamps(rules.body)
     k = int(np.searchsorted(stamps, stamp))
     anchor = max(k - 1, 0)

@@ -1,8 +1,11 @@
-"""Sensors that measure motion: samples in a buffer, from which the motion between any two states is read.
+"""Sensors that measure motion: samples in a buffer, from which the motion between any two states
+is read.
 
-Odometry does not belong to a pair of states but to time. Its samples are kept sorted by stamp; the factors between neighbouring
-states are *derived* from them whenever the window is solved. A state that is inserted late splits an interval without any bookkeeping, and every
-order of arrival gives the same factors. Noise is a density per second, so that the parts of an interval add up to the whole.
+Odometry does not belong to a pair of states but to time. Its samples are kept sorted by stamp; the
+factors between neighbouring states are *derived* from them whenever the window is solved. A state
+that is inserted late splits an interval without any bookkeeping, and every order of arrival gives
+the same factors. Noise is a density per second, so that the parts of an interval add up to the
+whole.
 """
 
 from __future__ import annotations
@@ -57,8 +60,8 @@ class Samples:
     Attributes:
         stamps: (K,) [ns].
         density: (K, t, t) covariance per second between sample k−1 and k.
-        rate_covariance: (K, t, t) covariance of the rate over that interval: its error is one draw per interval, so that it
-            adds rate_covariance · Δt per second.
+        rate_covariance: (K, t, t) covariance of the rate over that interval: its error is one draw
+            per interval, so that it adds rate_covariance · Δt per second.
     """
 
     stamps: Stamps

@@ -1,8 +1,9 @@
 """Marginalization: variables leave, what they knew stays as one dense prior on their neighbours.
 
-All factors that touch a leaving variable, and the previous prior, are linearized; the Schur complement of the leaving part is
-the information the others keep, and its square root is the new prior. Exact for linear problems; for nonlinear ones the linearization is frozen here,
-at the current values or, with first estimates, at the points where the previous prior was made.
+All factors that touch a leaving variable, and the previous prior, are linearized; the Schur
+complement of the leaving part is the information the others keep, and its square root is the new
+prior. Exact for linear problems; for nonlinear ones the linearization is frozen here, at the
+current values or, with first estimates, at the points where the previous prior was made.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def marginalize(
         prior: The marginal prior so far.
         values: The linearization point.
         leaving: Which variables go.
-        first_estimates: Keep the previous prior's linearization point for the variables that it touches.
+        first_estimates: Keep the previous prior's linearization point for the variables that it
+            touches.
     """
     touched, rest = _split(groups, values, leaving)
     kept = values
@@ -144,7 +146,8 @@ def schur_complement(matrix: Tensor, gradient: Tensor, gone: Tensor) -> tuple[Te
     Args:
         matrix: (B, n, n) H.
         gradient: (B, n) g.
-        gone: (n,) bool, which entries leave. Directions of theirs without information carry nothing over.
+        gone: (n,) bool, which entries leave. Directions of theirs without information carry
+            nothing over.
     """
     h_mm, h_mk, h_kk = (
         matrix[:, gone][:, :, gone],

@@ -1,9 +1,10 @@
 """What a sensor said, free of ROS types: the only thing the estimator is fed.
 
-Adapters (``dnls_ros.io.messages``) turn messages into these; library users make them directly. Arrays are float64
-numpy. Values are *as received*: checks, gating and covariance policy belong to the estimator, so that both kinds of
-user meet the same ones. Poses are ``(x y z qx qy qz qw)``; covariances are already in the tangent order ``(v, ω)`` of the
-right perturbation (body axes), see ``dnls_ros.io.convert``. ``None`` means that the sensor gave no such thing.
+Adapters (``dnls_ros.io.messages``) turn messages into these; library users make them directly.
+Arrays are float64 numpy. Values are *as received*: checks, gating and covariance policy belong to
+the estimator, so that both kinds of user meet the same ones. Poses are ``(x y z qx qy qz qw)``;
+covariances are already in the tangent order ``(v, ω)`` of the right perturbation (body axes), see
+``dnls_ros.io.convert``. ``None`` means that the sensor gave no such thing.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class PoseMeasurement(Measurement):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OdometryMeasurement(PoseMeasurement):
-    """A pose in the drifting odometry frame and the body twist (6,) in ``child_frame`` [m/s, rad/s]."""
+    """A pose in the drifting odometry frame and the body twist (6,) in ``child_frame`` [m/s,
+    rad/s].
+    """
 
     child_frame: str
     twist: Array
@@ -88,7 +91,9 @@ class TwistMeasurement(Measurement):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RelativePoseMeasurement(Measurement):
-    """Body motion from ``stamp_from`` to ``stamp``: ``T_from⁻¹ · T_to`` (7,); covariance (6, 6) or None."""
+    """Body motion from ``stamp_from`` to ``stamp``: ``T_from⁻¹ · T_to`` (7,); covariance (6, 6) or
+    None.
+    """
 
     stamp_from: int
     relative: Array
@@ -113,8 +118,8 @@ class LandmarkObservation:
     Attributes:
         id: Landmark name, ``"tag36h11:3"`` (family and number) for tags.
         pixels: (K, 2) image points, raw or rectified as the camera model says [px].
-        points: (K, 3) the same points in the landmark's frame [m], or None: the map file's tag size gives them,
-            corners in the order (-s,-s) (s,-s) (s,s) (-s,s), s = size/2.
+        points: (K, 3) the same points in the landmark's frame [m], or None: the map file's tag
+            size gives them, corners in the order (-s,-s) (s,-s) (s,s) (-s,s), s = size/2.
         sigma: Pixel noise [px]; 0 = the sensor's configured one.
         quality: Decision margin or a number in 0..1; only compared within one sensor.
     """
@@ -148,7 +153,9 @@ class CameraIntrinsics:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LandmarkMeasurement(Measurement):
-    """All landmarks seen in one image; ``intrinsics`` overrides the sensor's own when a message carries it."""
+    """All landmarks seen in one image; ``intrinsics`` overrides the sensor's own when a message
+    carries it.
+    """
 
     observations: tuple[LandmarkObservation, ...]
     intrinsics: CameraIntrinsics | None = None

@@ -1,7 +1,8 @@
-"""Whose noise is believed: the message's covariance, the configured sigma, or the message's scaled.
+"""Whose noise is believed: the message's covariance, the configured sigma, or the message's
+scaled.
 
-Messages carry covariances that are zero (unknown, REP-145), −1 in the first entry (absent), not symmetric, not positive definite, or absurd. Each
-ends in a usable covariance or in one reason.
+Messages carry covariances that are zero (unknown, REP-145), −1 in the first entry (absent), not
+symmetric, not positive definite, or absurd. Each ends in a usable covariance or in one reason.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dnls_ros.window.config import SensorConfig
 from dnls_ros.window.measurements import Reason
 
 LARGEST_VARIANCE = 1e8
-"""Above it an axis is taken for unmeasured [m², rad²]: drivers write 1e9 … 1e12 for «ignore this»."""
+"""Above it an axis is taken for unmeasured [m², rad²]: drivers write 1e9 … 1e12 for «ignore this».
+"""
 ASYMMETRY = 1e-3
 """Largest accepted |Σ − Σᵀ| relative to the largest entry."""
 

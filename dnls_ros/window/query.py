@@ -1,8 +1,9 @@
 """The pose at any stamp: on the geodesic between two states, or ahead with the last twist.
 
-Between states x_i and x_j the pose is x_i · Exp(α ξ), ξ = Log(x_i⁻¹ x_j). Its covariance is that of the two states carried through this map,
-plus α(1 − α) Q for the motion in between that neither end knows, Q being the noise of the whole interval (a Brownian bridge). Ahead of
-the newest state the last twist is held and the noise grows.
+Between states x_i and x_j the pose is x_i · Exp(α ξ), ξ = Log(x_i⁻¹ x_j). Its covariance is that
+of the two states carried through this map, plus α(1 − α) Q for the motion in between that neither
+end knows, Q being the noise of the whole interval (a Brownian bridge). Ahead of the newest state
+the last twist is held and the noise grows.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def interpolate(start: LieGroup, end: LieGroup, fraction: float) -> Interpolated
     group = type(start)
     xi = local(start, end)
     pose = retract(start, fraction * xi)
-    # Exp(αξ) moves by J_r(αξ)·α·dξ, and dξ = J_r⁻¹(ξ) δ_j − J_r⁻¹(−ξ) δ_i; the start itself is carried by Ad(Exp(−αξ)).
+    # Exp(αξ) moves by J_r(αξ)·α·dξ, and dξ = J_r⁻¹(ξ) δ_j − J_r⁻¹(−ξ) δ_i; the start itself is
+    # carried by Ad(Exp(−αξ)).
     gain = fraction * group.right_jacobian(fraction * xi)
     from_end = gain @ group.right_jacobian_inverse(xi)
     carried = group.exp(-fraction * xi).adjoint()
@@ -37,6 +39,8 @@ def interpolate(start: LieGroup, end: LieGroup, fraction: float) -> Interpolated
 
 
 def extrapolate(start: LieGroup, twist: Tensor, seconds: float) -> tuple[LieGroup, Tensor]:
-    """The element (1,) after holding ``twist`` (1, t) for ``seconds``, and how it follows the start (t, t)."""
+    """The element (1,) after holding ``twist`` (1, t) for ``seconds``, and how it follows the
+    start (t, t).
+    """
     moved = twist * seconds
     return retract(start, moved), type(start).exp(-moved).adjoint()[0]

@@ -20,7 +20,8 @@ class TrackEstimate:
         covariance: (6, 6) of the newest state, tangent (v, ω) in body axes.
         twist: (6,) of the newest state in body axes [m/s, rad/s].
         twist_covariance: (6, 6), or None if the track estimates no twist.
-        settled_stamps, settled_poses: States that left the window in this step, with their last estimates.
+        settled_stamps, settled_poses: States that left the window in this step, with their last
+            estimates.
     """
 
     stamps: Stamps
@@ -46,7 +47,8 @@ class StepResult:
         cost_initial, cost_final: ½Σρ with the prior.
         states, landmarks, factors: Sizes of the window.
         tracks: Track → its estimate.
-        nis: Sensor → mean normalized innovation squared per degree of freedom of this step's gated measurements.
+        nis: Sensor → mean normalized innovation squared per degree of freedom of this step's gated
+            measurements.
         notes: Counts of things worth telling (unknown landmarks, dropped landmarks …).
         seconds: Stage → wall time [s], for reports only.
     """

@@ -1,7 +1,7 @@
 """When to solve: at multiples of 1/rate of *data* time, the same for replay and for a live node.
 
-A tick is due when a measurement stamped later than it has been fed. No wall clock decides anything, so a replay at any speed solves at the
-same instants with the same measurements.
+A tick is due when a measurement stamped later than it has been fed. No wall clock decides
+anything, so a replay at any speed solves at the same instants with the same measurements.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from fractions import Fraction
 from dnls_ros.errors import DnlsError
 
 MOST_TICKS = 1000
-"""Ticks skipped at once are reduced to the last one: after a long gap there is nothing to solve in between."""
+"""Ticks skipped at once are reduced to the last one: after a long gap there is nothing to solve in
+between.
+"""
 
 
 class Ticker:
@@ -34,7 +36,9 @@ class Ticker:
         self._next: int | None = None
 
     def due(self, stamp: int) -> list[int]:
-        """The ticks [ns] that a measurement stamped ``stamp`` makes due: those before it and not yet returned."""
+        """The ticks [ns] that a measurement stamped ``stamp`` makes due: those before it and not
+        yet returned.
+        """
         before = (
             math.ceil(stamp / self._period) - 1
         )  # the last tick that lies strictly before the stamp

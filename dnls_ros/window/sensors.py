@@ -1,7 +1,8 @@
 """What each kind of measurement says about the states: measurements in, factors out.
 
-A sensor model is a small class with three answers: which pose a measurement suggests for a state without a prediction (`guess`), which
-sample of motion it brings (`sample`), and which factor it makes (`factor`). Images have a module of their own, `images`.
+A sensor model is a small class with three answers: which pose a measurement suggests for a state
+    without a prediction (`guess`), which sample of motion it brings (`sample`), and which factor
+    it makes (`factor`). Images have a module of their own, `images`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class SensorModel(Protocol):
         ...
 
     def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
-        """The factors of one measurement on its states (ids, in time order), by name of their group."""
+        """The factors of one measurement on its states (ids, in time order), by name of their
+        group.
+        """
         ...
 
 
@@ -102,7 +105,9 @@ def _noise(covariance: Array) -> SquareRootInformation:
 
 
 def _selected_noise(covariance: Array, axes: tuple[int, ...], dim: int) -> SquareRootInformation:
-    """L (k, t) of a covariance (k, k) on some axes of a t-dimensional residual: the other axes are not seen."""
+    """L (k, t) of a covariance (k, k) on some axes of a t-dimensional residual: the other axes are
+    not seen.
+    """
     factor = _noise(covariance).factor
     selection = torch.zeros(len(axes), dim, dtype=torch.float64)
     selection[torch.arange(len(axes)), torch.tensor(axes)] = 1.0
@@ -122,8 +127,9 @@ def _ref(name: str, stamp: int) -> Ref:
 class AbsolutePose:
     """Poses in a frame that does not drift: pose, pose_stamped, odometry taken as absolute.
 
-    Axes are those of ROS, fixed in the parent frame. All axes of the body: one prior on the pose. Some: a residual on those axes only, of the
-    sensor's own frame, so that a position fix with a lever arm says nothing about the orientation it did not measure.
+    Axes are those of ROS, fixed in the parent frame. All axes of the body: one prior on the pose.
+    Some: a residual on those axes only, of the sensor's own frame, so that a position fix with a
+    lever arm says nothing about the orientation it did not measure.
     """
 
     config: SensorConfig
@@ -181,7 +187,9 @@ class AbsolutePose:
 
 @dataclass(frozen=True)
 class DifferentialPose:
-    """Poses in a drifting frame: only the motion between them counts (odometry, or poses of a matcher)."""
+    """Poses in a drifting frame: only the motion between them counts (odometry, or poses of a
+    matcher).
+    """
 
     config: SensorConfig
     body: Body
@@ -199,7 +207,9 @@ class DifferentialPose:
         return PoseIncrements.empty(self.body)
 
     def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
-        """The pose, with sigma² as noise per second or the twist's covariance as noise of the rate."""
+        """The pose, with sigma² as noise per second or the twist's covariance as noise of the
+        rate.
+        """
         assert isinstance(m, PoseMeasurement)
         assert isinstance(buffer, PoseIncrements)
         given = m.twist_covariance if isinstance(m, OdometryMeasurement) else m.covariance
@@ -347,7 +357,9 @@ def _unit(pose: Array) -> Array:
 
 
 def _turned(turn: Array, covariance: Array) -> Array:
-    """The tangent covariance in the fixed axes of the parent frame; markers and zeros stay what they are."""
+    """The tangent covariance in the fixed axes of the parent frame; markers and zeros stay what
+    they are.
+    """
     given = np.asarray(covariance, dtype=np.float64)
     if given[0, 0] == -1.0 or not given.any() or not np.isfinite(given).all():
         return given

@@ -1,6 +1,7 @@
 """What the estimator knows: one immutable value that a step replaces as a whole or not at all.
 
-A step works on a `Draft`. If anything fails on the way, the draft is dropped and the state is what it was.
+A step works on a `Draft`. If anything fails on the way, the draft is dropped and the state is what
+it was.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ LANDMARK = "landmark"
 
 @dataclass(frozen=True, eq=False)
 class LandmarkRow:
-    """One tag (or set of points of one body) in one image, waiting to become a factor or already one."""
+    """One tag (or set of points of one body) in one image, waiting to become a factor or already
+    one.
+    """
 
     sensor: str
     stamp: int
@@ -45,7 +48,8 @@ class State:
 
     Attributes:
         values: States and landmarks of the window.
-        factors: Factors on them, by sensor; those between neighbouring states are derived (`chains`).
+        factors: Factors on them, by sensor; those between neighbouring states are derived
+            (`chains`).
         prior: The marginal prior.
         increments: Sensor → samples of measured motion.
         pending_rows: Observations of landmarks that are not placed yet.
