@@ -5,6 +5,8 @@
 An argument left empty stays as the parameter file has it.
 """
 
+import tempfile
+import textwrap
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
@@ -55,7 +57,8 @@ def _start(context: LaunchContext) -> list[GroupAction]:
         name="dnls_estimator",
         namespace="",
         output="screen",
-        parameters=[ParameterFile(str(file), allow_substs=True), _overrides(value)],
+        parameters=[ParameterFile(_for_namespace(file, value["namespace"])), _overrides(value)],
+        cwd=str(file.resolve().parent),  # where files that the parameters name are looked for
         remappings=[("/tf", "tf"), ("/tf_static", "tf_static")],
         arguments=["--ros-args", "--log-level", value["log_level"]],
         respawn=_truth(value["use_respawn"]),
@@ -63,6 +66,22 @@ def _start(context: LaunchContext) -> list[GroupAction]:
     )
     sim_time = SetParameter("use_sim_time", _truth(value["use_sim_time"]))
     return [GroupAction([PushROSNamespace(value["namespace"]), sim_time, node])]
+
+
+def _for_namespace(file: Path, namespace: str) -> str:
+    """The file, or a copy whose sections are those of the nodes in ``namespace``.
+
+    ROS matches a section ``dnls_estimator`` only with a node in the root namespace. Sections with
+    a full name (``/**``, ``/robot1/dnls_estimator``) stay as they are.
+    """
+    text = file.read_text(encoding="utf-8")
+    names = [line for line in text.splitlines() if line[:1] not in ("", " ", "#", "-")]
+    if not namespace.strip("/") or any(name.lstrip("'\"").startswith("/") for name in names):
+        return str(file.resolve())
+    handle, copy = tempfile.mkstemp(prefix="dnls_params_", suffix=".yaml")
+    with open(handle, "w", encoding="utf-8") as target:
+        target.write(f"/{namespace.strip('/')}:\n" + textwrap.indent(text, "  "))
+    return copy
 
 
 def _overrides(value: dict[str, str]) -> dict[str, str | bool]:

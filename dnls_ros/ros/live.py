@@ -34,6 +34,8 @@ from dnls_ros.window.parameters import load_parameters
 
 STARTUP = 30.0
 """For the node to import, configure and be discovered [s]."""
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+"""So that the process runs the same code as this one, a checkout's or an installed one."""
 DOMAINS = 100
 """Domain ids 1…100 leave the system's ports alone on every platform."""
 
@@ -69,12 +71,14 @@ class NodeProcess:
         """Starts it, visible on this machine only."""
         descriptor, name = tempfile.mkstemp(prefix="estimator_node_", suffix=".log")
         self._log = Path(name)
+        path = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
         command = [sys.executable, "-m", "dnls_ros.ros.node", "--ros-args"]
         self._process = subprocess.Popen(
-            [*command, "--params-file", str(params_file), *arguments],
+            [*command, "--params-file", str(Path(params_file).resolve()), *arguments],
             stdout=descriptor,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **local_environment(domain)},
+            cwd=Path(params_file).resolve().parent,  # where files that it names are looked for
+            env={**os.environ, **local_environment(domain), "PYTHONPATH": os.pathsep.join(path)},
         )
         os.close(descriptor)
 
