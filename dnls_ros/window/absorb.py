@@ -16,6 +16,7 @@ import numpy as np
 
 from dnls_ros.problem import FactorGroup
 from dnls_ros.window.bodies import Array, pose_of_rpy
+from dnls_ros.window.corners import corner_factors, ready_rows
 from dnls_ros.window.growth import (
     TrackRules,
     add_state,
@@ -25,7 +26,7 @@ from dnls_ros.window.growth import (
     too_late,
     wanted_stamps,
 )
-from dnls_ros.window.images import Camera, corner_factors, observe, ready_rows, start_extrinsic
+from dnls_ros.window.images import Camera, image_state, observe, start_extrinsic
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.measurements import (
@@ -37,6 +38,10 @@ from dnls_ros.window.measurements import (
 from dnls_ros.window.rigid import compose
 from dnls_ros.window.sensors import DifferentialPose, SensorModel, Twist
 from dnls_ros.window.state import Draft
+
+PATIENCE = 10
+"""So many windows later an image still helps to place a body: the estimate hardly drifts."""
+_UNCONNECTED = Reason.NO_PAIR, "nothing connects it to the window"
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def absorb(
     Returns:
         The new factors, still outside the window so that they can be gated.
     """
+    initializer.forget(draft.now - PATIENCE * registry.lag)
     usable = [m for m in measurements if _take_sample(draft, registry, m)]
     fresh: list[NewFactors] = []
     images: dict[tuple[str, int], Measurement] = {}
@@ -130,7 +136,7 @@ def _image_factors(
     out: list[NewFactors] = []
     for sensor, camera in registry.cameras.items():
         mine = [r for r in rows if r.sensor == sensor]
-        for name, (group, members) in corner_factors(draft, camera, mine).items():
+        for name, group, members in corner_factors(draft, camera, mine):
             sources = tuple(images.get((sensor, mine[k].stamp)) for k in members)
             out.append(NewFactors(sensor, name, group, sources))
     return out
@@ -184,8 +190,10 @@ def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, 
         return _settle(draft, m, late)
     if m.sensor not in draft.state.increments and must_wait(draft, rules, m.stamp):
         return _park(draft, registry, m, (Reason.TOO_LATE, "odometry never reached its stamp"))
-    if camera is not None:
+    if camera is not None and isinstance(m, LandmarkMeasurement):
         start_extrinsic(draft, camera)
+        state = image_state(draft, rules, camera, m)
+        return _park(draft, registry, m, _UNCONNECTED) if state is None else (state,)
     return _existing_or_new(draft, registry, rules, m)
 
 
@@ -199,9 +207,7 @@ def _existing_or_new(
             if not add_state(
                 draft, rules, stamp, partial(_guess, draft, registry, rules, m, tuple(found))
             ):
-                return _park(
-                    draft, registry, m, (Reason.NO_PAIR, "nothing connects it to the window")
-                )
+                return _park(draft, registry, m, _UNCONNECTED)
             state = stamp
         found.append(state)
     if len(set(found)) != len(found):
@@ -213,8 +219,6 @@ def _guess(
     draft: Draft, registry: Registry, rules: TrackRules, m: Measurement, found: Sequence[int]
 ) -> Array | None:
     """What the measurement itself says of its state's pose."""
-    if isinstance(m, LandmarkMeasurement):
-        return registry.cameras[m.sensor].locate(draft, m)
     if isinstance(m, RelativePoseMeasurement):
         if not found:
             return None
@@ -228,14 +232,21 @@ def _ignite(draft: Draft, registry: Registry, rules: TrackRules, m: Measurement)
     if rules.track.init.mode == "params":
         start_track(draft, rules, min(wanted_stamps(m)), pose_of_rpy(rules.track.init.pose))
         return True
-    model = registry.models.get(m.sensor)
-    if model is None or not model.config.ignition:
-        return False
-    guess = model.guess(m)
+    guess = _absolute(draft, registry, m)
     if guess is None:
         return False
     start_track(draft, rules, m.stamp, guess)
     return True
+
+
+def _absolute(draft: Draft, registry: Registry, m: Measurement) -> Array | None:
+    """The pose (7,) by a measurement that may start its track; an image must be certain of it."""
+    if isinstance(m, LandmarkMeasurement):
+        camera = registry.cameras[m.sensor]
+        located = camera.locate(draft, m) if camera.config.ignition else None
+        return located.world_T_robot if located is not None and located.certain else None
+    model = registry.models.get(m.sensor)
+    return None if model is None or not model.config.ignition else model.guess(m)
 
 
 def _settle(draft: Draft, m: Measurement, verdict: Verdict | None) -> None:

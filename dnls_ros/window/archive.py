@@ -1,12 +1,13 @@
 """Full smoothing: everything that ever left the window, solved once more together.
 
-With an archive the factors that marginalization absorbs are kept too, and the states with their last estimates. The whole
-problem, no prior in it, then starts from an excellent point; what was gated stays gated.
+With an archive the factors that marginalization absorbs are kept too, and the states with their
+last estimates. The whole problem, no prior in it, then starts from an excellent point; what was
+gated stays gated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -14,7 +15,10 @@ from dnls_ros.linear import LinearSolver
 from dnls_ros.optim import LevenbergMarquardt, Solution, Tolerances, minimize
 from dnls_ros.problem import FactorGroup, Problem, Values
 from dnls_ros.problem.variables import on_storage
+from dnls_ros.window.images import Camera
+from dnls_ros.window.late import late_factors
 from dnls_ros.window.marginalize import Marginalized
+from dnls_ros.window.state import LandmarkRow, State
 
 ITERATIONS = 100
 
@@ -25,6 +29,7 @@ class Archive:
     def __init__(self) -> None:
         self._groups: dict[str, list[FactorGroup]] = {}
         self._values: list[Values] = []
+        self._rows: list[LandmarkRow] = []
 
     def add(self, left: Marginalized) -> None:
         """Keeps the factors and variables of one marginalization."""
@@ -36,24 +41,38 @@ class Archive:
         for name, group in groups.items():
             self._groups.setdefault(name, []).append(group)
 
-    def everything(
-        self, groups: Mapping[str, FactorGroup], values: Values
-    ) -> tuple[Problem, Values]:
-        """The archive and the current window as one problem."""
+    def add_rows(self, rows: Iterable[LandmarkRow]) -> None:
+        """Keeps observations of landmarks that were not placed before their states left."""
+        self._rows += rows
+
+    def _problem(self, more: Iterable[Mapping[str, FactorGroup]]) -> Problem:
+        """The archive and other factors as one problem."""
         parts = {name: list(kept) for name, kept in self._groups.items()}
-        for name, group in groups.items():
-            parts.setdefault(name, []).append(group)
-        return Problem({name: _joined(kept) for name, kept in parts.items()}), _merged(
-            [*self._values, values]
-        )
+        for groups in more:
+            for name, group in groups.items():
+                parts.setdefault(name, []).append(group)
+        return Problem({name: _joined(kept) for name, kept in parts.items()})
 
     def smooth(
-        self, groups: Mapping[str, FactorGroup], values: Values, linear: LinearSolver
+        self,
+        groups: Mapping[str, FactorGroup],
+        state: State,
+        cameras: Mapping[str, Camera],
+        linear: LinearSolver,
     ) -> Solution:
-        """Solves everything together."""
-        problem, initial = self.everything(groups, values)
+        """Solves everything together.
+
+        Args:
+            groups: The window's factors, those between its states included.
+            state: The window.
+            cameras: Landmarks sensors: their waiting observations become factors now.
+            linear: The linear solver.
+        """
+        everything = _merged([*self._values, state.values])
+        late, values = late_factors([*self._rows, *state.pending_rows], everything, cameras)
+        problem = self._problem([groups, late])
         stop = Tolerances(cost=1e-9, step=1e-8, gradient=1e-8, iterations=ITERATIONS)
-        return minimize(problem, initial, LevenbergMarquardt(), linear, stop)
+        return minimize(problem, values, LevenbergMarquardt(), linear, stop)
 
 
 def _joined(groups: list[FactorGroup]) -> FactorGroup:

@@ -163,6 +163,8 @@ class Estimator:
         for m, verdict in draft.verdicts:
             self._ingress.settle(m, verdict)
         self._ingress.put_back(draft.parked)
+        if self._archive is not None:
+            self._archive.add_rows(draft.left_rows)
 
     def _report(self, done: Step) -> StepResult:
         if self._archive is not None and done.marginalized is not None:
@@ -207,7 +209,7 @@ class Estimator:
                 f"track '{rules.body.name}' was never started: no measurement could say where it is"
             )
         groups = {**self._state.factors, **self._runner.chains(self._state)}
-        solution = self._archive.smooth(groups, self._state.values, self.linear)
+        solution = self._archive.smooth(groups, self._state, self._registry.cameras, self.linear)
         poses = solution.values[rules.body.name]
         assert isinstance(poses, LieGroup)
         return Smoothed(

@@ -135,27 +135,33 @@ def add_state(
         if suggested is None:
             return False
         element = body.elements(suggested[None])
-    draft.add_values(single(body.name, stamp, element))
+    put_state(draft, rules, stamp, element)
+    return True
+
+
+def put_state(draft: Draft, rules: TrackRules, stamp: int, pose: LieGroup) -> None:
+    """A new state at ``stamp`` that starts from ``pose``, one element (1,)."""
+    body = rules.body
+    draft.add_values(single(body.name, stamp, pose))
     if body.moving:
         draft.add_values(single(body.velocity, stamp, _nearest_velocity(draft, body, stamp)))
-    return True
 
 
 def predict(draft: Draft, rules: TrackRules, stamp: int) -> LieGroup | None:
     """Where the body is at ``stamp`` by odometry or motion model, one element (1,); None if
     neither says.
     """
+    by_odometry = measured(draft, rules, stamp)
+    if by_odometry is not None:
+        return by_odometry
+    if rules.track.motion == "none" and not rules.chain:
+        return None
     body, stamps = rules.body, draft.stamps(rules.body)
     k = int(np.searchsorted(stamps, stamp))
     anchor = max(k - 1, 0)
     poses = draft.state.values[body.name]
     assert isinstance(poses, LieGroup)
     here = poses[0, anchor : anchor + 1]
-    moved = _measured_motion(draft.state.increments, rules, int(stamps[anchor]), stamp)
-    if moved is not None:
-        return here @ moved
-    if rules.track.motion == "none" and not rules.chain:
-        return None
     if 0 < k < len(stamps):  # between two states: on the geodesic
         after = poses[0, k : k + 1]
         return retract(
@@ -168,6 +174,16 @@ def predict(draft: Draft, rules: TrackRules, stamp: int) -> LieGroup | None:
             here, velocity[0, anchor : anchor + 1] * ((stamp - int(stamps[anchor])) * 1e-9)
         )
     return here
+
+
+def measured(draft: Draft, rules: TrackRules, stamp: int) -> LieGroup | None:
+    """Where the body is at ``stamp`` by odometry, one element (1,); None where there was none."""
+    stamps = draft.stamps(rules.body)
+    anchor = max(int(np.searchsorted(stamps, stamp)) - 1, 0)
+    poses = draft.state.values[rules.body.name]
+    assert isinstance(poses, LieGroup)
+    moved = _measured_motion(draft.state.increments, rules, int(stamps[anchor]), stamp)
+    return None if moved is None else poses[0, anchor : anchor + 1] @ moved
 
 
 def _measured_motion(

@@ -111,19 +111,30 @@ def group_by_body(
         one image, of which at most one can be right.
     """
     gathered: dict[int, tuple[LandmarkBody, list[Array], list[Array]]] = {}
-    observations, unusable = tuple(observations), 0
-    times_seen = Counter(observation.id for observation in observations)
-    for observation in observations:
+    observations = tuple(observations)
+    good = usable(observations, landmarks)
+    for observation in good:
         seen = landmarks.observe(observation.id, observation.points)
-        whole = seen is not None and 0 < len(seen.points) == len(observation.pixels)
-        if seen is None or not whole or times_seen[observation.id] > 1:
-            unusable += 1
-            continue
+        assert seen is not None
         _, points, pixels = gathered.setdefault(seen.body.key, (seen.body, [], []))
         points.append(seen.points)
         pixels.append(observation.pixels)
     views = [BodyView(b, np.concatenate(p), np.concatenate(q)) for b, p, q in gathered.values()]
-    return views, unusable
+    return views, len(observations) - len(good)
+
+
+def usable(
+    observations: Sequence[LandmarkObservation], landmarks: LandmarkMap
+) -> list[LandmarkObservation]:
+    """The observations of one image that are whole, of known shape, and of a name seen once."""
+    times_seen = Counter(observation.id for observation in observations)
+
+    def is_good(observation: LandmarkObservation) -> bool:
+        seen = landmarks.observe(observation.id, observation.points)
+        whole = seen is not None and 0 < len(seen.points) == len(observation.pixels)
+        return whole and times_seen[observation.id] == 1
+
+    return [observation for observation in observations if is_good(observation)]
 
 
 def locate_robot(
@@ -225,6 +236,10 @@ class LandmarkInitializer:
                 sightings = tuple(pending.sightings[i] for i in kept)
                 hypotheses = pending.hypotheses
                 self.pending[key] = PendingLandmark(pending.body, stamps, sightings, hypotheses)
+
+    def settle(self) -> list[ResolvedLandmark]:
+        """Places every pending body by its best hypothesis, if any: no more views will come."""
+        return [self._resolve(k) for k, p in list(self.pending.items()) if p.hypotheses]
 
     def _resolve(self, key: int) -> ResolvedLandmark:
         pending = self.pending.pop(key)

@@ -17,7 +17,7 @@ from dnls_ros.problem import DensePrior, FactorGroup, Values
 from dnls_ros.window.bodies import Array, Body
 from dnls_ros.window.increments import Increments, Stamps
 from dnls_ros.window.ingress import Verdict
-from dnls_ros.window.measurements import LandmarkObservation, Measurement
+from dnls_ros.window.measurements import CameraIntrinsics, LandmarkObservation, Measurement
 
 LANDMARK = "landmark"
 """Block of rigid landmark bodies (tags, boards), SE(3)."""
@@ -32,6 +32,7 @@ class LandmarkRow:
     sensor: str
     stamp: int
     observation: LandmarkObservation
+    intrinsics: CameraIntrinsics
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,7 @@ class State:
         increments: Sensor → samples of measured motion.
         pending_rows: Observations of landmarks that are not placed yet.
         seen: Landmark key → stamp of the last image of it [ns].
+        uncertain: States (track, stamp) that only ambiguous images have located.
         gates: Sensor → state of its gate.
     """
 
@@ -63,6 +65,7 @@ class State:
     increments: Mapping[str, Increments] = field(default_factory=dict[str, Increments])
     pending_rows: tuple[LandmarkRow, ...] = ()
     seen: Mapping[int, int] = field(default_factory=dict[int, int])
+    uncertain: frozenset[tuple[str, int]] = frozenset()
     gates: Mapping[str, GateState] = field(default_factory=dict[str, GateState])
 
 
@@ -75,7 +78,7 @@ class Draft:
         now: Time of the step [ns].
         verdicts: What became of each measurement, in order; None = accepted.
         parked: Measurements that wait for others.
-        gated: New factors that must pass a gate: sensor → (group, measurement of each row).
+        left_rows: Observations that never became factors and whose states have left.
         notes: Counts for the report, such as landmarks of unknown size.
     """
 
@@ -85,9 +88,7 @@ class Draft:
         default_factory=list[tuple[Measurement, Verdict | None]]
     )
     parked: list[Measurement] = field(default_factory=list[Measurement])
-    gated: dict[str, tuple[FactorGroup, list[Measurement]]] = field(
-        default_factory=dict[str, tuple[FactorGroup, list[Measurement]]]
-    )
+    left_rows: list[LandmarkRow] = field(default_factory=list[LandmarkRow])
     notes: dict[str, int] = field(default_factory=dict[str, int])
 
     def update(self, **changes: object) -> None:
