@@ -6,15 +6,11 @@ was expected and what to do. ``assert`` is kept for our own invariants.
 
 
 class DnlsError(ValueError):
-    """A mistake in what the caller supplied: the message says what, where, got, expected and what
-    to do.
-    """
+    """A mistake in what the caller supplied; the message says what, where, and what to do."""
 
 
 class UnavailableError(DnlsError):
-    """Something that was asked for by name (a solver, a device, a library) is absent on this
-    machine.
-    """
+    """Something asked for by name (a solver, a device, a library) is absent on this machine."""
 
 
 class UnreadableInputError(DnlsError):

@@ -56,7 +56,7 @@ class ReplayOptions:
 
 @dataclass
 class TrackLog:
-    """What a track's estimates were: causal at each solve, and settled when they left the window."""
+    """A track's estimates: causal at each solve, and settled when they left the window."""
 
     stamps: list[int] = field(default_factory=list[int])
     poses: list[Array] = field(default_factory=list[Array])
@@ -132,9 +132,7 @@ class ReplayResult:
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """One item for the estimator, in feeding order: a measurement, a rejected message, or a
-    calibration.
-    """
+    """One item for the estimator: a measurement, a rejected message, or a calibration."""
 
     stamp: int
     sensor: str
@@ -144,8 +142,7 @@ class Feed:
 def read_feed(
     path: Path, config: EstimatorConfig, options: ReplayOptions
 ) -> tuple[list[Feed], list[str]]:
-    """All messages of the configured topics as measurements, in feeding order; and the absent
-    topics.
+    """All messages of the configured topics, in feeding order, and the absent topics.
 
     Raises:
         UnreadableInputError: The recording is unreadable, or has none of the configured topics.

@@ -130,9 +130,7 @@ def _reopened(draft: Draft, sensor: str, config: EstimatorConfig) -> bool:
 
 
 def _inflated(group: FactorGroup, keep: Tensor, factor: float) -> FactorGroup:
-    """The group in the same order, with ``factor`` times the variance on the rows outside the
-    gate.
-    """
+    """The group in the same order, rows outside the gate with ``factor`` times the variance."""
     assert group.noise is not None  # every gated sensor has one
     wide = replace(group, noise=group.noise.scaled(factor**0.5))
     if not bool(keep.any()):

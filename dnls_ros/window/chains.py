@@ -73,9 +73,7 @@ def chain_groups(
 
 
 def _bridge(body: Body, start: Stamps, end: Stamps) -> FactorGroup:
-    """Next to nothing about the motion over a pause of all sensors of motion, but the window stays
-    connected.
-    """
+    """Next to nothing about the motion over a pause, but the window stays connected."""
     x_i, x_j = _refs(body.name, start, end)
     seconds = torch.from_numpy((end - start) * 1e-9)
     sigma = BRIDGE_SPEED * seconds[:, None].expand(-1, body.dim)

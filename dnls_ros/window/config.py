@@ -1,6 +1,6 @@
 """The estimator's configuration after every check, in frozen values.
 
- Field names equal the parameter names of ``parameter_table`` (``solver.rate`` is
+Field names equal the parameter names of ``parameter_table`` (``solver.rate`` is
 ``config.solver.rate``); defaults that depend on other values (axes, noise, frames, ignition) are
 already filled in. Times are seconds, as in the files.
 """

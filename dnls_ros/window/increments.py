@@ -1,5 +1,4 @@
-"""Sensors that measure motion: samples in a buffer, from which the motion between any two states
-is read.
+"""Sensors that measure motion: samples in a buffer, read as motion between any two states.
 
 Odometry does not belong to a pair of states but to time. Its samples are kept sorted by stamp; the
 factors between neighbouring states are *derived* from them whenever the window is solved. A state

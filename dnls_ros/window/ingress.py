@@ -1,5 +1,6 @@
-"""The door of the estimator: every measurement is counted, checked and queued, or rejected with
-one reason.
+"""The door of the estimator: each measurement is counted, checked and queued, or rejected.
+
+A rejection has one reason and a sentence.
 
 Accounting, always and per sensor: received = accepted + Σ rejected + waiting.
 """
@@ -99,8 +100,7 @@ class Ingress:
         self._sequence = dict.fromkeys(self.sensors, 0)
 
     def feed(self, item: Measurement | Rejection, now: int | None) -> Reason | None:
-        """Takes one measurement in; the reason if it is rejected at once, None if it waits for the
-        next solve.
+        """Takes one measurement in: None if it waits for a solve, else why it is rejected.
 
         Args:
             item: A measurement, or a message that could not become one.
@@ -143,9 +143,7 @@ class Ingress:
         return log
 
     def take(self, now: int) -> list[Measurement]:
-        """Removes and returns what is stamped at or before ``now``, in order; settle each, or
-        `put_back` it.
-        """
+        """Removes what is stamped at or before ``now``, in order; settle each or `put_back` it."""
         end = bisect.bisect_right(self._queue, (now, 1 << 62, 1 << 62), key=lambda q: q.key)
         taken, self._queue = self._queue[:end], self._queue[end:]
         return [q.measurement for q in taken]

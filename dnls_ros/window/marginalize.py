@@ -122,7 +122,7 @@ def _schur(
     problem = Problem(involved)
     point = _linearization_point(local, prior) if first else local
     structure = Structure.of(problem, local)
-    fixed = {name: point for name in involved} if first else None
+    fixed = dict.fromkeys(involved, point) if first else None
     normal = normal_equations(problem, local, structure, fixed)
     matrix = structure.pattern.dense(normal.hessian)
     gone = _flags(local, values, leaving)
@@ -132,9 +132,8 @@ def _schur(
     stay = {name: ~_leaving_here(name, local, values, leaving) for name in local}
     kept = _subset(local, {name: mask for name, mask in stay.items() if bool(mask.any())})
     kept_point = _subset(point, {name: mask for name, mask in stay.items() if bool(mask.any())})
-    if (
-        first
-    ):  # g was taken at the current values; the quadratic is written around the first estimates
+    if first:
+        # g was taken at the current values; the quadratic is written around the first estimates.
         shift = kept_point.local(kept)
         gradient = gradient - (information @ shift[..., None])[..., 0]
     return DensePrior.from_information(kept_point, information, gradient, first)

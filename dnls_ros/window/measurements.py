@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 class Reason(IntEnum):
-    """Why a measurement was or was not used; values equal the constants of MeasurementStatus.msg."""
+    """Why a measurement was or was not used; values are those of MeasurementStatus.msg."""
 
     ACCEPTED = 0
     NOT_FINITE = 1
@@ -72,9 +72,7 @@ class PoseMeasurement(Measurement):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OdometryMeasurement(PoseMeasurement):
-    """A pose in the drifting odometry frame and the body twist (6,) in ``child_frame`` [m/s,
-    rad/s].
-    """
+    """A pose in the drifting odometry frame; the twist (6,) in ``child_frame`` [m/s, rad/s]."""
 
     child_frame: str
     twist: Array
@@ -91,8 +89,9 @@ class TwistMeasurement(Measurement):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RelativePoseMeasurement(Measurement):
-    """Body motion from ``stamp_from`` to ``stamp``: ``T_from⁻¹ · T_to`` (7,); covariance (6, 6) or
-    None.
+    """Body motion ``T_from⁻¹ · T_to`` (7,) from ``stamp_from`` to ``stamp``.
+
+    Its covariance is (6, 6) or None.
     """
 
     stamp_from: int
@@ -102,7 +101,7 @@ class RelativePoseMeasurement(Measurement):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RangeBearingMeasurement(Measurement):
-    """Ranges [m] and bearings [rad, about z of the sensor frame] to K landmarks named by ``ids``."""
+    """Ranges [m] and bearings [rad, about z of the sensor frame] to the landmarks ``ids``."""
 
     ids: tuple[str, ...]
     ranges: Array
@@ -153,9 +152,7 @@ class CameraIntrinsics:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LandmarkMeasurement(Measurement):
-    """All landmarks seen in one image; ``intrinsics`` overrides the sensor's own when a message
-    carries it.
-    """
+    """All landmarks seen in one image; its ``intrinsics``, if any, override the sensor's own."""
 
     observations: tuple[LandmarkObservation, ...]
     intrinsics: CameraIntrinsics | None = None

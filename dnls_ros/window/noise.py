@@ -1,5 +1,4 @@
-"""Whose noise is believed: the message's covariance, the configured sigma, or the message's
-scaled.
+"""Whose noise is believed: the message's covariance, as it is or scaled, or the given sigma.
 
 Messages carry covariances that are zero (unknown, REP-145), −1 in the first entry (absent), not
 symmetric, not positive definite, or absurd. Each ends in a usable covariance or in one reason.
@@ -14,8 +13,7 @@ from dnls_ros.window.config import SensorConfig
 from dnls_ros.window.measurements import Reason
 
 LARGEST_VARIANCE = 1e8
-"""Above it an axis is taken for unmeasured [m², rad²]: drivers write 1e9 … 1e12 for «ignore this».
-"""
+"""Above it an axis counts as unmeasured [m², rad²]: drivers write 1e9 … 1e12 for «ignore»."""
 ASYMMETRY = 1e-3
 """Largest accepted |Σ − Σᵀ| relative to the largest entry."""
 
@@ -50,7 +48,8 @@ def covariance_of(sensor: SensorConfig, given: Array | None, axes: tuple[int, ..
 def _fixed(sensor: SensorConfig, count: int) -> Array | Bad:
     if len(sensor.sigma) != count:
         return Reason.BAD_COVARIANCE, (
-            f"no covariance in the message and sensor '{sensor.name}' has {len(sensor.sigma)} sigmas for {count} axes"
+            f"no covariance in the message and sensor '{sensor.name}' has "
+            f"{len(sensor.sigma)} sigmas for {count} axes"
         )
     return np.diag(np.square(sensor.sigma))
 

@@ -1,6 +1,6 @@
 """One block of parameters (the node's, a track's, a sensor's): read row by row, then completed.
 
- Reading looks at one value at a time: type, finiteness, range, words. Completing fills in the
+Reading looks at one value at a time: type, finiteness, range, words. Completing fills in the
 defaults that depend on other values, so that a finished configuration has no "empty means …" left.
 """
 

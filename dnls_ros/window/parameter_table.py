@@ -1,6 +1,6 @@
 """The one table of parameters: declared by the node, checked against, printed as documentation.
 
- A row says name, type, default, unit, allowed values, whether it may change while the estimator
+A row says name, type, default, unit, allowed values, whether it may change while the estimator
 runs, and what it means. Names in ``TRACK`` and ``SENSOR`` are relative to their block: the row
 ``sigma`` of sensor ``gps`` is the parameter ``sensor.gps.sigma``. What depends on more than one
 row (lengths, required combinations) is checked in ``dnls_ros.window.parameter_checks``; seconds,

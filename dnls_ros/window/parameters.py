@@ -1,6 +1,6 @@
 """From a parameter file or a mapping to an ``EstimatorConfig``, or to one list of problems.
 
- ``load_parameters`` flattens what it is given to dotted names, reads each row of the table (type,
+``load_parameters`` flattens what it is given to dotted names, reads each row of the table (type,
 range, words), fills in what depends on other values, and checks what depends on several. ``flat``
 is its inverse: ``load_parameters(flat(config)) == config``; the node declares its ROS parameters
 from ``declared``.

@@ -25,7 +25,7 @@ class Interpolated:
 
 
 def interpolate(start: LieGroup, end: LieGroup, fraction: float) -> Interpolated:
-    """The point at ``fraction`` of the way between two elements (1,), with its Jacobians (t, t)."""
+    """The point at ``fraction`` of the way between two elements (1,); Jacobians (t, t)."""
     group = type(start)
     xi = local(start, end)
     pose = retract(start, fraction * xi)
@@ -39,8 +39,9 @@ def interpolate(start: LieGroup, end: LieGroup, fraction: float) -> Interpolated
 
 
 def extrapolate(start: LieGroup, twist: Tensor, seconds: float) -> tuple[LieGroup, Tensor]:
-    """The element (1,) after holding ``twist`` (1, t) for ``seconds``, and how it follows the
-    start (t, t).
+    """The element (1,) after holding ``twist`` (1, t) for ``seconds``.
+
+    With it its Jacobian (t, t) by the start.
     """
     moved = twist * seconds
     return retract(start, moved), type(start).exp(-moved).adjoint()[0]

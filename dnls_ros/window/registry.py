@@ -81,7 +81,7 @@ def _camera_map(config: EstimatorConfig) -> LandmarkMap:
     files = {s.landmarks.map_file for s in cameras}
     if len(files) > 1:
         raise DnlsError(
-            f"the landmarks sensors {[s.name for s in cameras]} name different map files {sorted(files)}; "
-            "landmarks are shared by all cameras: put them in one file"
+            f"the landmarks sensors {[s.name for s in cameras]} name different map files "
+            f"{sorted(files)}; landmarks are shared by all cameras: put them in one file"
         )
     return _map(cameras[0]) if cameras else LandmarkMap()

@@ -59,9 +59,7 @@ class Marginals:
         return [s + k for s in start for k in range(block.tangent_dim)]
 
     def covariance(self, indices: list[int]) -> Tensor:
-        """The joint covariance (k, k) of tangent entries; large and diagonal if the window is
-        singular.
-        """
+        """The joint covariance (k, k) of tangent entries; large if the window is singular."""
         count = len(indices)
         unit = torch.zeros(1, self.factorization.pattern.n, count, dtype=torch.float64)
         unit[0, torch.tensor(indices), torch.arange(count)] = 1.0
@@ -264,9 +262,7 @@ def _interpolated_covariance(
 
 
 def _interval_covariance(marginals: Marginals, body: Body, ends: tuple[int, int]) -> Tensor:
-    """Covariance (t, t) of the measured motion between two neighbouring states; 0 if nothing
-    measured it.
-    """
+    """Covariance (t, t) of the measured motion between two neighbours; 0 if nothing did."""
     start, end = marginals.stamps(body)[list(ends)].tolist()
     information = torch.zeros(body.dim, body.dim, dtype=torch.float64)
     for group in marginals.solution.assembly.problem.values():

@@ -36,12 +36,9 @@ class Ticker:
         self._next: int | None = None
 
     def due(self, stamp: int) -> list[int]:
-        """The ticks [ns] that a measurement stamped ``stamp`` makes due: those before it and not
-        yet returned.
-        """
-        before = (
-            math.ceil(stamp / self._period) - 1
-        )  # the last tick that lies strictly before the stamp
+        """The ticks [ns] before ``stamp`` that were not returned yet."""
+        # The last tick that lies strictly before the stamp.
+        before = math.ceil(stamp / self._period) - 1
         if self._next is None:
             self._next = before + 1
         if before < self._next:

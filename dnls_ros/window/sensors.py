@@ -1,8 +1,8 @@
 """What each kind of measurement says about the states: measurements in, factors out.
 
-A sensor model is a small class with three answers: which pose a measurement suggests for a state
-    without a prediction (`guess`), which sample of motion it brings (`sample`), and which factor
-    it makes (`factor`). Images have a module of their own, `images`.
+A sensor model is a small class with two answers: which pose a measurement suggests for a state
+without a prediction (`guess`), and which factors it makes (`factors`). One of motion also has a
+buffer for its samples (`insert`). Images have a module of their own, `images`.
 """
 
 from __future__ import annotations
@@ -55,17 +55,22 @@ Factors = dict[str, FactorGroup]
 class SensorModel(Protocol):
     """How a sensor's measurements become factors."""
 
-    config: SensorConfig
-    body: Body
+    @property
+    def config(self) -> SensorConfig:
+        """The sensor's configuration."""
+        ...
+
+    @property
+    def body(self) -> Body:
+        """The body that it measures."""
+        ...
 
     def guess(self, m: Measurement) -> Array | None:
         """The body's pose (7,) by this measurement alone."""
         ...
 
     def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
-        """The factors of one measurement on its states (ids, in time order), by name of their
-        group.
-        """
+        """The factors on a measurement's states (ids, in time order), by name of their group."""
         ...
 
 
@@ -105,9 +110,7 @@ def _noise(covariance: Array) -> SquareRootInformation:
 
 
 def _selected_noise(covariance: Array, axes: tuple[int, ...], dim: int) -> SquareRootInformation:
-    """L (k, t) of a covariance (k, k) on some axes of a t-dimensional residual: the other axes are
-    not seen.
-    """
+    """L (k, t) of a covariance (k, k) on some axes of a residual; the others are not seen."""
     factor = _noise(covariance).factor
     selection = torch.zeros(len(axes), dim, dtype=torch.float64)
     selection[torch.arange(len(axes)), torch.tensor(axes)] = 1.0
@@ -154,7 +157,7 @@ class AbsolutePose:
         """One prior on the pose, or on the measured axes."""
         assert isinstance(m, PoseMeasurement)
         pose = _unit(m.pose)
-        turn = np.kron(np.eye(2), rotation_matrix(pose))
+        turn = np.asarray(np.kron(np.eye(2), rotation_matrix(pose)), dtype=np.float64)
         given = None if m.covariance is None else _turned(turn, m.covariance)
         covariance = covariance_of(self.config, given, self._axes)
         if isinstance(covariance, tuple):
@@ -187,9 +190,7 @@ class AbsolutePose:
 
 @dataclass(frozen=True)
 class DifferentialPose:
-    """Poses in a drifting frame: only the motion between them counts (odometry, or poses of a
-    matcher).
-    """
+    """Poses in a drifting frame (odometry, a matcher): only the motion between them counts."""
 
     config: SensorConfig
     body: Body
@@ -207,9 +208,7 @@ class DifferentialPose:
         return PoseIncrements.empty(self.body)
 
     def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
-        """The pose, with sigma² as noise per second or the twist's covariance as noise of the
-        rate.
-        """
+        """The pose; sigma² is noise per second, the twist's covariance noise of the rate."""
         assert isinstance(m, PoseMeasurement)
         assert isinstance(buffer, PoseIncrements)
         given = m.twist_covariance if isinstance(m, OdometryMeasurement) else m.covariance
@@ -222,7 +221,7 @@ class DifferentialPose:
 
 @dataclass(frozen=True)
 class Twist:
-    """Body twists: factors on the twist block where the track has one, else integrated to motion."""
+    """Body twists: factors on the twist block if the track has one, else integrated motion."""
 
     config: SensorConfig
     body: Body
@@ -357,9 +356,7 @@ def _unit(pose: Array) -> Array:
 
 
 def _turned(turn: Array, covariance: Array) -> Array:
-    """The tangent covariance in the fixed axes of the parent frame; markers and zeros stay what
-    they are.
-    """
+    """The tangent covariance in the parent's fixed axes; markers and zeros stay as they are."""
     given = np.asarray(covariance, dtype=np.float64)
     if given[0, 0] == -1.0 or not given.any() or not np.isfinite(given).all():
         return given
