@@ -1,5 +1,4 @@
-"""Measurements into a draft of the window: samples, states, factors, gates, and a verdict for
-each.
+"""Measurements into a draft of the window: samples, states, factors, and a verdict for each.
 
 Nothing here optimizes. Every measurement that is taken ends as accepted, rejected with one reason,
 or parked because it waits for another (a camera's calibration, odometry that has not arrived yet,
@@ -69,9 +68,7 @@ class Registry:
 
 @dataclass(frozen=True, eq=False)
 class NewFactors:
-    """Factors of this step that are not in the window yet, and the measurement behind each row
-    (None: an older one).
-    """
+    """Factors that are not in the window yet, with the measurement of each row (None: older)."""
 
     sensor: str
     name: str
@@ -143,9 +140,7 @@ def _image_factors(
 
 
 def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
-    """Sensors of motion fill their buffers before any state is made; false if the measurement is
-    finished.
-    """
+    """A sample of motion enters its buffer before any state is made; false if it is settled."""
     model = registry.models.get(m.sensor)
     if not isinstance(model, DifferentialPose | Twist) or m.sensor not in draft.state.increments:
         return True
@@ -164,9 +159,7 @@ def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
 
 
 def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, ...] | None:
-    """The states that a measurement is about, made if need be; None if it is settled or parked
-    instead.
-    """
+    """The states that a measurement is about, made if need be; None if it is settled or waits."""
     rules = registry.rules_of(m.sensor)
     camera = registry.cameras.get(m.sensor)
     if camera is not None and isinstance(m, LandmarkMeasurement):

@@ -119,8 +119,7 @@ class Estimator:
     def feed(
         self, measurement: Measurement | Rejection, clock: int | None = None
     ) -> Reason | None:
-        """Takes a measurement in: None if it waits for the next step, else the reason of its
-        rejection.
+        """Takes a measurement in: None if it waits for a step, else why it is rejected.
 
         Args:
             measurement: From an adapter or made by hand.
@@ -128,13 +127,13 @@ class Estimator:
         """
         if measurement.sensor not in self._ingress.counters:
             raise DnlsError(
-                f"no sensor '{measurement.sensor}' is configured; there are {sorted(self.counters)}"
+                f"no sensor '{measurement.sensor}' is configured; "
+                f"there are {sorted(self.counters)}"
             )
         return self._ingress.feed(measurement, clock)
 
     def step(self, now: int) -> StepResult | None:
-        """Solves with everything stamped at or before ``now`` [ns]; None if there was nothing new
-        or nothing to solve yet.
+        """Solves with what is stamped at or before ``now`` [ns]; None if nothing could be solved.
 
         Raises:
             Exception: Whatever failed; the estimator is then as before, and the measurements of
@@ -206,7 +205,8 @@ class Estimator:
         rules = self._rules(track)
         if rules.body.name not in self._state.values:
             raise DnlsError(
-                f"track '{rules.body.name}' was never started: no measurement could say where it is"
+                f"track '{rules.body.name}' was never started: "
+                "no measurement could say where it is"
             )
         groups = {**self._state.factors, **self._runner.chains(self._state)}
         solution = self._archive.smooth(groups, self._state, self._registry.cameras, self.linear)
@@ -236,7 +236,8 @@ def _linear(
     device, why_device = choose_device(config.device)
     if device.type != "cpu":
         raise UnavailableError(
-            f"device '{config.device}': the sliding window runs on the CPU in this version; set device: cpu or auto"
+            f"device '{config.device}': the sliding window runs on the CPU in this version; "
+            "set device: cpu or auto"
         )
     if given is not None:
         return given, (why_device, f"linear solver {given.name}, given by the caller")

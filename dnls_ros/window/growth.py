@@ -148,9 +148,7 @@ def put_state(draft: Draft, rules: TrackRules, stamp: int, pose: LieGroup) -> No
 
 
 def predict(draft: Draft, rules: TrackRules, stamp: int) -> LieGroup | None:
-    """Where the body is at ``stamp`` by odometry or motion model, one element (1,); None if
-    neither says.
-    """
+    """The body at ``stamp`` by odometry or motion model, one element (1,), if either says."""
     by_odometry = measured(draft, rules, stamp)
     if by_odometry is not None:
         return by_odometry

@@ -25,9 +25,7 @@ LANDMARK = "landmark"
 
 @dataclass(frozen=True, eq=False)
 class LandmarkRow:
-    """One tag (or set of points of one body) in one image, waiting to become a factor or already
-    one.
-    """
+    """One tag (or other set of points of one body) in one image, until it becomes a factor."""
 
     sensor: str
     stamp: int

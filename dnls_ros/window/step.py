@@ -87,9 +87,7 @@ class StepRunner:
         return Step(draft, solution, factorization, marginalized, nis, watch.seconds)
 
     def problem(self, state: State) -> Problem:
-        """All factors of the window: measured ones, those between neighbouring states, and the
-        prior.
-        """
+        """All factors of the window: measured, between neighbouring states, and the prior."""
         groups: dict[str, Group] = {**state.factors, **self.chains(state)}
         if state.prior is not None:
             groups["prior"] = state.prior
@@ -185,9 +183,7 @@ class StepRunner:
         return out
 
     def _surplus_landmarks(self, draft: Draft) -> dict[str, Tensor]:
-        """Landmarks beyond the largest count: those longest unseen, if no factor of the window
-        needs them.
-        """
+        """Landmarks beyond the largest count: those longest unseen that no factor needs."""
         ids = draft.state.values.ids.get(LANDMARK)
         surplus = 0 if ids is None else len(ids) - self.config.window.max_landmarks
         if ids is None or surplus <= 0:
@@ -214,8 +210,9 @@ def _factor_counts(state: State, ids: Tensor) -> np.ndarray:
 
 
 class ChainMemory:
-    """The chain factors of the last states and samples; both are immutable, so identity tells
-    whether they are the same.
+    """The chain factors of the last states and samples.
+
+    Both are immutable, so identity tells whether they are the same.
     """
 
     def __init__(self) -> None:
