@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dnls_ros.io.cameras import camera_from_info
 from dnls_ros.io.messages import adapt
+from dnls_ros.io.replay import calibrate_from_files
 from dnls_ros.ros.inbox import Arrival, CameraInfo, Dropped, Inbox, PoseQuery, Work
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.measurements import (
@@ -150,6 +151,7 @@ class SolverThread:
         try:
             torch.set_num_threads(self._config.num_threads)
             estimator = self._make(self._config)
+            calibrate_from_files(estimator, self._config)
             self._description = "; ".join(estimator.choices)
         except Exception as error:
             self._failure = error
