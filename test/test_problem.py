@@ -436,7 +436,7 @@ def test_padding_keeps_the_numbers_and_the_structure() -> None:
     assert padded.count == 8
     torch.testing.assert_close(padded.objective(values), three.objective(values))
     a, b = three.products(values), padded.products(values)
-    torch.testing.assert_close(b.gradient[0].sum(1), a.gradient[0].sum(1))
+    torch.testing.assert_close(b.gradient.sum(1), a.gradient.sum(1))
     assert not padded.padded(9).mask[0, 8]  # type: ignore[index]
     with pytest.raises(DnlsError, match="3 factors do not fit a capacity of 2"):
         three.padded(2)
@@ -478,7 +478,7 @@ def test_a_rectangular_square_root_selects_what_counts() -> None:
     torch.testing.assert_close(whitened, torch.stack([2 * r[..., 0], 4 * r[..., 2]], -1))
     values = point.values([0], normal(2, 1, 3, seed=1))
     group = anchor(point[[0]], normal(2, 1, 3, seed=2), noise=SquareRootInformation(selection))
-    (hessian,) = group.products(values).hessian
+    hessian = group.products(values).hessian
     torch.testing.assert_close(hessian[0, 0], selection.mT @ selection)
 
 
@@ -605,8 +605,8 @@ def test_a_prior_from_information_reproduces_h_and_g_also_if_h_is_singular() -> 
         prior = DensePrior.from_information(values, h, gradient[..., 0])
         scale = h.abs().amax()
         products = prior.products(values)
-        assert (products.hessian[0][:, 0] - h).abs().amax() < 1e-12 * scale
-        assert (products.gradient[0][:, 0] - gradient[..., 0]).abs().amax() < 1e-10 * scale
+        assert (products.hessian[:, 0] - h).abs().amax() < 1e-12 * scale
+        assert (products.gradient[:, 0] - gradient[..., 0]).abs().amax() < 1e-10 * scale
 
 
 def test_a_prior_knows_nothing_where_its_information_is_zero() -> None:
@@ -636,7 +636,7 @@ def test_the_prior_carries_its_jacobian_to_the_current_point() -> None:
         lambda d: prior.whitened(values.retract(d)), zero_step(values)
     )
     exact = torch.stack([jacobian[b, :, b] for b in range(3)])
-    torch.testing.assert_close(prior.products(values).hessian[0][:, 0], exact.mT @ exact)
+    torch.testing.assert_close(prior.products(values).hessian[:, 0], exact.mT @ exact)
     equations = normal_equations(problem, values, problem.structure(values))
     torch.testing.assert_close(
         equations.gradient, problem.gradient(values), atol=1e-10, rtol=1e-12
@@ -648,10 +648,10 @@ def test_with_first_estimates_the_jacobian_is_the_stored_one() -> None:
     prior = problem["prior"]
     assert isinstance(prior, DensePrior)
     products = prior.products(values)
-    torch.testing.assert_close(products.hessian[0][:, 0], prior.factor.mT @ prior.factor)
+    torch.testing.assert_close(products.hessian[:, 0], prior.factor.mT @ prior.factor)
     residual = prior.whitened(values)
     torch.testing.assert_close(
-        products.gradient[0][:, 0], (prior.factor.mT @ residual[..., None])[..., 0]
+        products.gradient[:, 0], (prior.factor.mT @ residual[..., None])[..., 0]
     )
 
 

@@ -10,7 +10,7 @@ residuals vanish (Theseus, §3.2, uses it).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -69,7 +69,7 @@ class Implicit:
             return found
         step = _NewtonStep.apply(gradient, _Adjoint(self, problem, found))
         assert isinstance(step, Tensor)
-        return _with_values(found, found.values.detach().retract(step))
+        return replace(found, values=found.values.retract(step))
 
 
 @dataclass(frozen=True)
@@ -117,20 +117,6 @@ def solve(
     policy = adjoint or Implicit()
     return policy(
         problem, initial, method or LevenbergMarquardt(), linear, tolerances or Tolerances()
-    )
-
-
-def _with_values(found: Solution, values: Values) -> Solution:
-    return Solution(
-        values,
-        found.status,
-        found.cost,
-        found.initial_cost,
-        found.iterations,
-        found.accepted,
-        found.damping,
-        found.assembly,
-        found.linear,
     )
 
 

@@ -62,7 +62,7 @@ class LevenbergMarquardt:
     ) -> tuple[Proposal, DampingState]:
         """Solves the damped system."""
         weight = state.damping[:, None] * self._scale(model)
-        positions = torch.from_numpy(model.pattern.diagonal).to(weight.device)
+        positions = model.pattern.index("diagonal", weight.device)
         damped = model.normal.hessian.index_add(1, positions, weight)
         gradient = model.normal.gradient
         delta = solve(model.symbolic, damped, -gradient)
@@ -81,8 +81,7 @@ class LevenbergMarquardt:
     ) -> tuple[Tensor, DampingState]:
         """Accepts by gain ratio; λ follows."""
         accept = outcome.finite & ((outcome.gain > self.minimal_gain) | outcome.rounding)
-        factor = torch.full_like(state.damping, self.factor)
-        damping = torch.where(accept, state.damping / factor, state.damping * factor)
+        damping = torch.where(accept, state.damping / self.factor, state.damping * self.factor)
         limit = ~accept & (damping > self.largest)
         return accept, DampingState(damping.clamp(self.smallest, self.largest), proposal.ok, limit)
 

@@ -29,17 +29,16 @@ class Model:
 
     def diagonal(self) -> Tensor:
         """diag(H), (B, n)."""
-        return self.normal.hessian[:, self.pattern.diagonal]
+        positions = self.pattern.index("diagonal", self.normal.hessian.device)
+        return self.normal.hessian.index_select(1, positions)
 
     def multiply(self, vector: Tensor) -> Tensor:
         """H v, (B, n)."""
-        rows = torch.from_numpy(self.pattern.rows).to(vector.device).expand(vector.shape[0], -1)
-        columns = (
-            torch.from_numpy(self.pattern.columns).to(vector.device).expand(vector.shape[0], -1)
-        )
-        h = self.normal.hessian
-        below = torch.zeros_like(vector).scatter_add(1, rows, h * vector.gather(1, columns))
-        above = torch.zeros_like(vector).scatter_add(1, columns, h * vector.gather(1, rows))
+        rows = self.pattern.index("rows", vector.device)
+        columns = self.pattern.index("columns", vector.device)
+        h, zero, shape = self.normal.hessian, torch.zeros_like(vector), self.normal.hessian.shape
+        below = zero.scatter_add(1, rows.expand(shape), h * vector.index_select(1, columns))
+        above = zero.scatter_add(1, columns.expand(shape), h * vector.index_select(1, rows))
         return below + above - self.diagonal() * vector
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -100,9 +100,21 @@ class Solution:
 
     def factorization(self) -> Factorization:
         """The Cholesky factor of the undamped H at the solution, for marginals and adjoints."""
-        with torch.no_grad():
-            normal = self.assembly.normal_equations(self.values)
-            return self.assembly.symbolic(self.linear).factorize(normal.hessian)
+        with torch.inference_mode():
+            hessian = self.assembly.normal_equations(self.values).hessian
+        return self.assembly.symbolic(self.linear).factorize(hessian.clone())
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Solution:
+        """The same solution with ``function`` applied to each of its tensors."""
+        return replace(
+            self,
+            values=self.values.map(function),
+            cost=function(self.cost),
+            initial_cost=function(self.initial_cost),
+            iterations=function(self.iterations),
+            accepted=function(self.accepted),
+            damping=function(self.damping),
+        )
 
 
 @dataclass
@@ -111,18 +123,15 @@ class _Progress:
 
     values: Values
     cost: Tensor
+    running: Tensor
     status: Tensor
     iterations: Tensor
     accepted: Tensor
 
-    @property
-    def running(self) -> Tensor:
-        return self.status == _CODES[Status.RUNNING]
-
     def end(self, mask: Tensor, status: Status) -> None:
         """Ends the running elements of ``mask``."""
-        code = torch.full_like(self.status, _CODES[status])
-        self.status = torch.where(self.running & mask, code, self.status)
+        self.status = self.status.masked_fill(self.running & mask, _CODES[status])
+        self.running = self.running & ~mask
 
 
 def minimize(
@@ -155,8 +164,12 @@ def minimize(
     stop = tolerances or Tolerances()
     initial = _with_full_batch(problem, initial)
     known = assembly or Assembly(problem, problem.structure(initial))
-    with torch.set_grad_enabled(differentiable):
+    known.symbolic(linear)
+    if differentiable:
         return _loop(known, initial, method, linear, stop, clock)
+    with torch.inference_mode():  # a sixth faster than without gradients
+        found = _loop(known, initial, method, linear, stop, clock)
+    return found.map(Tensor.clone)  # copies may enter autograd again
 
 
 def _loop(
@@ -183,18 +196,17 @@ def _loop(
         proposal, state = method.propose(state, model, fresh)
         trial = progress.values.retract(_masked(proposal.delta, progress.running))
         trial_cost = assembly.cost(trial)
-        outcome = _judge(progress.cost, trial_cost, proposal)
+        decrease = progress.cost - trial_cost
+        outcome = _judge(progress.cost, decrease, proposal)
         accept, state = method.update(state, proposal, outcome)
         accept = accept & progress.running
         progress.iterations = progress.iterations + progress.running
-        decrease = progress.cost - trial_cost
-        if bool(accept.any()):
-            progress.values = trial if bool(accept.all()) else trial.where(accept, progress.values)
-            progress.cost = torch.where(accept, trial_cost, progress.cost)
-            progress.accepted = progress.accepted + accept
-        _check_step(progress, accept, decrease, proposal, stop)
+        moved = bool(accept.any())
+        if moved:
+            _move(progress, accept, trial, trial_cost)
+            _check_step(progress, accept, decrease, proposal, stop)
         _check_exhausted(progress, method.exhausted(state), proposal, trial_cost)
-        fresh = bool(accept.any()) and bool(progress.running.any())
+        fresh = moved and bool(progress.running.any())
         if fresh:
             model = Model(assembly.normal_equations(progress.values), model.pattern, symbolic)
             progress.end(_gradient_small(model, stop), Status.CONVERGED_GRADIENT)
@@ -215,7 +227,7 @@ def _loop(
 def _start(initial: Values, model: Model, stop: Tolerances) -> _Progress:
     cost = model.normal.cost
     count = torch.zeros(cost.shape, dtype=torch.int64, device=cost.device)
-    progress = _Progress(initial, cost, count, count, count)
+    progress = _Progress(initial, cost, count == 0, count, count, count)
     progress.end(~cost.isfinite(), Status.NOT_FINITE)
     progress.end(_gradient_small(model, stop), Status.CONVERGED_GRADIENT)
     return progress
@@ -227,18 +239,21 @@ def _gradient_small(model: Model, stop: Tolerances) -> Tensor:
 
 def _masked(delta: Tensor, running: Tensor) -> Tensor:
     """Zero steps for elements that have ended (theirs may be NaN)."""
-    return torch.where(running[:, None], delta, torch.zeros_like(delta))
+    return delta.masked_fill(~running[:, None], 0.0)
 
 
-def _judge(cost: Tensor, trial: Tensor, proposal: Proposal) -> Outcome:
-    finite = proposal.ok & trial.isfinite() & proposal.delta.isfinite().all(1)
-    actual = cost - trial
+def _judge(cost: Tensor, decrease: Tensor, proposal: Proposal) -> Outcome:
+    finite = proposal.ok & decrease.isfinite() & proposal.delta.isfinite().all(1)
     noise = 16 * torch.finfo(cost.dtype).eps * cost.abs()
-    rounding = finite & (actual.abs() <= noise) & (proposal.decrease.abs() <= noise)
-    predicted = torch.where(
-        proposal.decrease > 0, proposal.decrease, torch.full_like(actual, torch.nan)
-    )
-    return Outcome((actual / predicted).detach(), finite, rounding)
+    rounding = finite & (torch.maximum(decrease.abs(), proposal.decrease.abs()) <= noise)
+    predicted = proposal.decrease.where(proposal.decrease > 0, torch.nan)
+    return Outcome((decrease / predicted).detach(), finite, rounding)
+
+
+def _move(progress: _Progress, accept: Tensor, trial: Values, cost: Tensor) -> None:
+    progress.values = trial if bool(accept.all()) else trial.where(accept, progress.values)
+    progress.cost = torch.where(accept, cost, progress.cost)
+    progress.accepted = progress.accepted + accept
 
 
 def _check_step(

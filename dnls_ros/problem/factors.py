@@ -28,17 +28,20 @@ Slots = Sequence[Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """What a group adds to the normal equations: g and the blocks of H = JᵀJ.
+    """What a group adds to the normal equations: its factors' dense JᵀWr and JᵀWJ.
+
+    T = Σ t_k is the tangent dimension of all references of a factor together, in their order; a
+    joint group is one factor.
 
     Attributes:
         cost: (B,) ½Σρ.
-        gradient: per reference (B, M, t_k).
-        hessian: per pair of references k ≤ l, in lexicographic order, (B, M, t_k, t_l).
+        gradient: (B, M, T).
+        hessian: (B, M, T, T).
     """
 
     cost: Tensor
-    gradient: tuple[Tensor, ...]
-    hessian: tuple[Tensor, ...]
+    gradient: Tensor
+    hessian: Tensor
 
 
 class Group(Protocol):
@@ -74,15 +77,22 @@ class Linearization:
 
     Attributes:
         residual: (B, M, r) L r.
-        jacobians: per reference (B, M, r, t_k) L J.
-        weight: (B, M) ρ'(‖L r‖²), 0 where masked.
+        jacobian: (B, M, r, T) L J, the references' blocks side by side.
+        dims: t_k of each reference.
+        weight: (B, M) ρ'(‖L r‖²); None = 1.
         cost: (B, M) ½ρ.
     """
 
     residual: Tensor
-    jacobians: tuple[Tensor, ...]
-    weight: Tensor
+    jacobian: Tensor
+    dims: tuple[int, ...]
+    weight: Tensor | None
     cost: Tensor
+
+    @property
+    def jacobians(self) -> tuple[Tensor, ...]:
+        """Per reference (B, M, r, t_k)."""
+        return self.jacobian.split(self.dims, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +129,13 @@ class FactorGroup:
         """False: each of the M rows is a factor of its own."""
         return False
 
-    @cached_property
+    @property
     def batch(self) -> int:
         """Size of the data's batch axis: B or 1 (noise and loss included)."""
+        return self._batch
+
+    @cached_property
+    def _batch(self) -> int:
         return max((leaf.shape[0] for leaf in pytree.tree_leaves(self)), default=1)
 
     @cached_property
@@ -155,32 +169,30 @@ class FactorGroup:
         r = self.cost.evaluate(arguments, shape)
         if at is not None:
             arguments, shape = self._instances(at, slots)
-        jacobians = self.cost.differentiate(arguments, shape, self.positions)
+        blocks = self.cost.differentiate(arguments, shape, self.positions)
+        dims = tuple(b.shape[-1] for b in blocks)
+        jacobian = blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
         if self.noise is not None:
-            r = self.noise.whiten(r)
-            jacobians = tuple(self.noise.whiten_jacobian(j) for j in jacobians)
+            noise = self._guarded(self.noise)
+            r, jacobian = noise.whiten(r), noise.whiten_jacobian(jacobian)
         if self.live is not None:
             r = r.where(self.live[..., None], 0.0)
-            jacobians = tuple(j.where(self.live[..., None, None], 0.0) for j in jacobians)
+            jacobian = jacobian.where(self.live[..., None, None], 0.0)
         s = r.square().sum(-1)
         if self.loss is None:
-            return Linearization(r, jacobians, torch.ones_like(s), 0.5 * s)
-        return Linearization(r, jacobians, self.loss.weight(s), 0.5 * self.loss.rho(s))
+            return Linearization(r, jacobian, dims, None, 0.5 * s)
+        loss = self._guarded(self.loss)
+        return Linearization(r, jacobian, dims, loss.weight(s), 0.5 * loss.rho(s))
 
     def products(
         self, values: Values, slots: Slots | None = None, at: Values | None = None
     ) -> Products:
         line = self.linearize(values, slots, at)
-        transposed = [j.mT for j in line.jacobians]
-        if self.loss is not None:
-            transposed = [t * line.weight[..., None, None] for t in transposed]
-        gradient = tuple((t @ line.residual[..., None])[..., 0] for t in transposed)
-        hessian = tuple(
-            transposed[k] @ line.jacobians[m]
-            for k in range(len(transposed))
-            for m in range(k, len(transposed))
-        )
-        return Products(line.cost.sum(1), gradient, hessian)
+        weighted = line.jacobian
+        if line.weight is not None:
+            weighted = weighted * line.weight[..., None, None]
+        gradient = weighted.mT @ line.residual[..., None]
+        return Products(line.cost.sum(1), gradient[..., 0], weighted.mT @ line.jacobian)
 
     def _instances(
         self, values: Values, slots: Slots | None

@@ -7,13 +7,13 @@ group takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dnls_ros.problem.factors import Group, Products
+from dnls_ros.problem.factors import Group
 from dnls_ros.problem.structure import Structure
 from dnls_ros.problem.variables import Values
 
@@ -56,26 +56,21 @@ def normal_equations(
     }
     costs = {name: p.cost for name, p in products.items()}
     batch = max([values.batch, *(c.shape[0] for c in costs.values())])
-    hessian = _scatter(
-        _flat(products, "hessian", batch),
+    hessian = _add_up(
+        [p.hessian for p in products.values()],
         structure.hessian_positions,
         structure.pattern.nnz + 1,
-        structure.twice,
+        batch,
     )
-    gradient = _scatter(
-        _flat(products, "gradient", batch), structure.gradient_positions, structure.n, None
+    gradient = _add_up(
+        [p.gradient for p in products.values()], structure.gradient_positions, structure.n, batch
     )
     total = torch.stack([c.expand(batch) for c in costs.values()]).sum(0)
     return NormalEquations(hessian[:, :-1], gradient, total, costs)
 
 
-def _flat(products: Mapping[str, Products], field: str, batch: int) -> Tensor:
-    parts = [t.flatten(1).expand(batch, -1) for p in products.values() for t in getattr(p, field)]
-    return torch.cat(parts, 1)
-
-
-def _scatter(parts: Tensor, positions: Tensor, size: int, twice: Tensor | None) -> Tensor:
-    if twice is not None and len(twice):
-        parts = parts.index_add(1, twice.to(parts.device), parts[:, twice])
-    index = positions.to(parts.device).expand(parts.shape[0], -1)
-    return parts.new_zeros(parts.shape[0], size).scatter_add(1, index, parts)
+def _add_up(parts: Sequence[Tensor], positions: Tensor, size: int, batch: int) -> Tensor:
+    """The parts, side by side, added into zeros (B, size) at ``positions``."""
+    flat = torch.cat([part.flatten(1).expand(batch, -1) for part in parts], 1)
+    index = positions.to(flat.device).expand(batch, -1)
+    return flat.new_zeros(batch, size).scatter_add(1, index, flat)

@@ -94,8 +94,8 @@ class DensePrior:
         gradient = (transposed @ residual[..., None])[..., 0]
         return Products(
             0.5 * residual.square().sum(1),
-            (gradient[:, None],),
-            ((transposed @ jacobian)[:, None],),
+            gradient[:, None],
+            (transposed @ jacobian)[:, None],
         )
 
     def without(self, name: str, keep: Tensor) -> DensePrior:

@@ -8,8 +8,9 @@ while the slots stay the same, and with it the symbolic factorization.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -41,11 +42,21 @@ class Pattern:
     columns: Ints
     diagonal: Ints
     blocks: tuple[Block, ...]
+    _indices: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def nnz(self) -> int:
         """Stored entries."""
         return len(self.rows)
+
+    def index(self, name: Literal["rows", "columns", "diagonal"], device: torch.device) -> Tensor:
+        """One of the arrays as a tensor to index with; it is kept."""
+        known = self._indices.get((name, device))
+        if known is None:
+            with torch.inference_mode(False):  # else it could not be saved for a backward pass
+                known = torch.from_numpy(getattr(self, name)).to(device)
+            self._indices[name, device] = known
+        return known
 
     @classmethod
     def of(cls, keys: Ints, n: int, blocks: tuple[Block, ...]) -> Pattern:
@@ -56,7 +67,7 @@ class Pattern:
 
     def dense(self, values: Tensor) -> Tensor:
         """The full symmetric matrices (B, n, n) of values (B, nnz); differentiable."""
-        rows, columns = torch.from_numpy(self.rows), torch.from_numpy(self.columns)
+        rows, columns = (self.index(name, values.device) for name in ("rows", "columns"))
         matrix = values.new_zeros(values.shape[0], self.n, self.n)
         matrix = matrix.index_put((torch.arange(values.shape[0])[:, None], rows, columns), values)
         return matrix + torch.tril(matrix, -1).mT
@@ -69,12 +80,9 @@ class Structure:
     Attributes:
         pattern: The lower triangle of H.
         slots: group → one (M,) slot tensor per reference.
-        gradient_positions: Where the concatenated gradient products of all groups are added, into
-            n.
+        gradient_positions: Where the groups' gradient products, side by side, are added, into n.
         hessian_positions: The same for the Hessian products, into nnz; ``nnz`` itself is a bin for
-            the upper halves.
-        twice: Positions among the Hessian products that count double (a factor that touches one
-            variable twice).
+            upper triangles.
         ids: block → ids, for messages and caches.
     """
 
@@ -82,7 +90,6 @@ class Structure:
     slots: Mapping[str, tuple[Tensor, ...]]
     gradient_positions: Tensor
     hessian_positions: Tensor
-    twice: Tensor
     ids: Mapping[str, Tensor]
     symbolic: dict[object, object] = field(default_factory=dict, repr=False)
 
@@ -90,11 +97,6 @@ class Structure:
     def n(self) -> int:
         """Dimension of the tangent vector."""
         return self.pattern.n
-
-    @property
-    def diagonal(self) -> Tensor:
-        """(n,) positions of H's diagonal among its values."""
-        return torch.from_numpy(self.pattern.diagonal)
 
     def variable_at(self, index: int) -> tuple[str, int, int]:
         """Which (block, id, axis of the tangent) an index of the tangent vector is."""
@@ -113,57 +115,43 @@ class Structure:
         slots = {
             name: tuple(values.slots(r) for r in group.refs) for name, group in groups.items()
         }
-        columns = {
-            name: [
-                _columns(by_name[r.name], at)
-                for r, at in zip(group.refs, slots[name], strict=True)
-            ]
+        columns = [
+            _columns(group, slots[name], [by_name[r.name] for r in group.refs])
             for name, group in groups.items()
-        }
-        for name, group in groups.items():
-            if group.joint:
-                columns[name] = [np.concatenate([c.reshape(1, -1) for c in columns[name]], 1)]
-        gradient = [c.reshape(-1) for cs in columns.values() for c in cs]
-        pairs = [
-            _pair_keys(cs[k], cs[m], n, k == m)
-            for cs in columns.values()
-            for k in range(len(cs))
-            for m in range(k, len(cs))
         ]
-        keys = np.concatenate([np.arange(n, dtype=np.int64) * (n + 1), *(key for key, _ in pairs)])
+        diagonal = np.arange(n, dtype=np.int64) * (n + 1)
+        keys = np.concatenate([diagonal, *(_keys(c, n) for c in columns)])
         unique, inverse = np.unique(keys, return_inverse=True)
         if len(unique) and unique[-1] == n * n:  # the bin's key sorts last
             unique = unique[:-1]
         positions = inverse.reshape(-1)[n:].astype(np.int64)
-        twice = (
-            np.flatnonzero(np.concatenate([t for _, t in pairs]))
-            if pairs
-            else np.zeros(0, np.int64)
-        )
+        gradient = np.concatenate([np.zeros(0, np.int64), *(c.reshape(-1) for c in columns)])
         return cls(
             Pattern.of(unique, n, blocks),
             slots,
-            torch.from_numpy(np.concatenate(gradient) if gradient else np.zeros(0, np.int64)),
+            torch.from_numpy(gradient),
             torch.from_numpy(positions),
-            torch.from_numpy(twice),
             dict(values.ids),
         )
 
 
-def _columns(block: Block, slots: Tensor) -> Ints:
-    """(M, t) indices into the tangent vector."""
-    start = block.offset + slots.numpy() * block.tangent_dim
-    return start[:, None] + np.arange(block.tangent_dim, dtype=np.int64)
+def _columns(group: Group, slots: Sequence[Tensor], blocks: Sequence[Block]) -> Ints:
+    """(M, T) indices into the tangent vector of each factor's variables, by reference."""
+    parts: list[Ints] = []
+    for at, block in zip(slots, blocks, strict=True):
+        start = block.offset + at.numpy() * block.tangent_dim
+        part = start[:, None] + np.arange(block.tangent_dim, dtype=np.int64)
+        parts.append(part.reshape(1, -1) if group.joint else part)
+    return np.concatenate(parts, 1)
 
 
-def _pair_keys(a: Ints, b: Ints, n: int, same: bool) -> tuple[Ints, NDArray[np.bool_]]:
-    """Lower-triangle keys of two references' (M, t_a, t_b) products, and which count twice."""
-    first, second = np.broadcast_arrays(a[:, :, None], b[:, None, :])
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    keys = low * n + high
-    if same:  # a symmetric block: its upper half goes to the bin
-        return np.where(first >= second, keys, n * n).reshape(-1), np.zeros(keys.size, bool)
-    return keys.reshape(-1), (first == second).reshape(-1)
+def _keys(columns: Ints, n: int) -> Ints:
+    """Keys of all entries (M, T, T) of the factors' products; above the diagonal the bin's.
+
+    A variable that a factor touches twice needs no care: all four products of it are there.
+    """
+    row, column = columns[:, :, None], columns[:, None, :]
+    return np.where(row >= column, column * n + row, n * n).reshape(-1)
 
 
 class StructureCache:
@@ -190,13 +178,4 @@ class StructureCache:
             self.misses += 1
             return self._structure
         self.hits += 1
-        same = self._structure
-        return Structure(
-            same.pattern,
-            same.slots,
-            same.gradient_positions,
-            same.hessian_positions,
-            same.twice,
-            dict(values.ids),
-            same.symbolic,
-        )
+        return replace(self._structure, ids=dict(values.ids))

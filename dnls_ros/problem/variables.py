@@ -166,7 +166,7 @@ class Values(Mapping[str, Element]):
                 f"no block '{ref.name}' among the values; there are {sorted(self.ids)}"
             )
         ids = self.ids[ref.name]
-        at = torch.searchsorted(ids, ref.ids)
+        at = torch.searchsorted(ids, ref.ids.contiguous())
         found = at < len(ids)
         found &= ids[at.clamp(max=max(len(ids) - 1, 0))] == ref.ids if len(ids) else False
         if not bool(found.all()):
@@ -180,7 +180,7 @@ class Values(Mapping[str, Element]):
     def gather(self, ref: Ref, slots: Tensor | None = None) -> Element:
         """The referenced elements, (B, M, …)."""
         at = self.slots(ref) if slots is None else slots
-        return on_storage(self.blocks[ref.name], lambda t: t[:, at])
+        return on_storage(self.blocks[ref.name], lambda t: t.index_select(1, at))
 
     def retract(self, delta: Tensor) -> Values:
         """All variables moved by the tangent vector ``delta`` (B, n): x ⊞ δ."""
@@ -207,7 +207,8 @@ class Values(Mapping[str, Element]):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Values:
         """The blocks with ``function`` applied to each storage tensor; it keeps axes B and N."""
-        return Values({n: on_storage(x, function) for n, x in self.blocks.items()}, self.ids)
+        mapped = {n: on_storage(x, function) for n, x in self.blocks.items()}
+        return Values(mapped, self.ids, checked=True)
 
     def select(self, name: str, keep: Tensor) -> Values:
         """Without the variables of ``name`` whose ``keep`` (N,) is false; an empty block goes."""
