@@ -30,7 +30,6 @@ ARGUMENTS = {
     "autostart": ("", "false: wait for a lifecycle manager"),
     "use_respawn": ("false", "start the node again when it ends"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
-    "output_dir": ("", "directory of files that the node writes"),
     "device": ("", "auto, cpu, cuda or cuda:N"),
 }
 
@@ -86,7 +85,7 @@ def _for_namespace(file: Path, namespace: str) -> str:
 
 def _overrides(value: dict[str, str]) -> dict[str, str | bool]:
     """Parameters given as launch arguments; they win over the file."""
-    given: dict[str, str | bool] = {n: value[n] for n in ("output_dir", "device") if value[n]}
+    given: dict[str, str | bool] = {"device": value["device"]} if value["device"] else {}
     if value["autostart"]:
         given["autostart"] = _truth(value["autostart"])
     return given

@@ -14,13 +14,11 @@ Vector = tuple[float, ...]
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """Which states the window keeps; duration, min_state_gap, max_gap [s], state_rate [Hz]."""
+    """Which states the window keeps; duration, min_state_gap, max_gap [s]."""
 
     duration: float
     max_states: int
     max_landmarks: int
-    state_policy: str
-    state_rate: float
     min_state_gap: float
     max_gap: float
     marginalization: str
@@ -36,7 +34,7 @@ class HistoryConfig:
 
 @dataclass(frozen=True)
 class SolverConfig:
-    """When and how the window is solved; rate, covariance_rate [Hz], time_budget [s]."""
+    """When and how the window is solved; rate [Hz], time_budget [s]."""
 
     trigger: str
     rate: float
@@ -49,8 +47,6 @@ class SolverConfig:
     step_tolerance: float
     gradient_tolerance: float
     linear_solver: str
-    covariance: str
-    covariance_rate: float
 
 
 @dataclass(frozen=True)
@@ -175,7 +171,6 @@ class SensorConfig:
     stamp_source: str
     stamp_offset: float
     frame_override: str
-    target_frame: str
     expected_rate: float
     throttle: float
     ignition: bool
@@ -201,13 +196,9 @@ class EstimatorConfig:
 
     autostart: bool
     world_frame: str
-    map_frame: str
-    odom_frame: str
-    base_link_frame: str
     sensors: tuple[SensorConfig, ...]
     tracks: tuple[TrackConfig, ...]
     device: str
-    dtype: str
     num_threads: int
     seed: int
     deterministic: bool
@@ -220,7 +211,6 @@ class EstimatorConfig:
     publish: PublishConfig
     health: HealthConfig
     log: LogConfig
-    output_dir: str
 
     def track(self, name: str = "") -> TrackConfig:
         """The track of a name; '' is the first. Raises KeyError for an unknown one."""

@@ -35,7 +35,6 @@ def own_outputs(config: EstimatorConfig) -> tuple[str, ...]:
 def warnings_of(config: EstimatorConfig) -> tuple[str, ...]:
     """Sentences about settings that are allowed but seldom wanted."""
     found = (
-        (config.dtype == "float32", "dtype: float32 loses digits of the covariance"),
         (config.window.marginalization == "drop", "window.marginalization: drop forgets the past"),
         (
             config.gate.reopen_after == 0.0,
@@ -66,8 +65,6 @@ def _check_node(config: EstimatorConfig, problems: Problems) -> None:
 
 def _check_frames(config: EstimatorConfig, problems: Problems) -> None:
     """Frames that must differ."""
-    if config.odom_frame == config.map_frame:
-        problems.add("odom_frame", f"equals map_frame ('{config.map_frame}'); they must differ")
     for frame, count in Counter(t.child_frame for t in config.tracks).items():
         if count > 1:
             names = [

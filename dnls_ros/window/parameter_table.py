@@ -53,7 +53,8 @@ class Row:
         range: Allowed numbers (of each entry).
         choices: Allowed words (of each entry).
         pattern: Regular expression that the whole word (or each entry) matches.
-        dynamic: Whether the value may change while the estimator runs.
+        dynamic: Whether a change is meant to count between two solves; so far the node takes every
+            change at configure only.
     """
 
     name: str
@@ -85,10 +86,6 @@ NODE: tuple[Row, ...] = (
     Row("autostart", "bool", True,
         "configure and activate without waiting for a lifecycle manager"),
     Row("world_frame", "string", "world", "frame in which poses are published", pattern=FRAME),
-    Row("map_frame", "string", "map", "frame of absolute sensors (REP-105)", pattern=FRAME),
-    Row("odom_frame", "string", "odom", "frame of drifting odometry (REP-105)", pattern=FRAME),
-    Row("base_link_frame", "string", "base_link", "the robot's body frame (REP-105)",
-        pattern=FRAME),
     Row("sensors", "string[]", (), "names of the sensors; each has a block sensor.<name>",
         pattern=NAME),
     Row("tracks", "string[]", ("object",),
@@ -96,7 +93,6 @@ NODE: tuple[Row, ...] = (
     Row("device", "string", "auto",
         "where the window is solved; auto probes once and says what it chose",
         pattern=r"auto|cpu|cuda(:\d+)?"),
-    Row("dtype", "string", "float64", "number type of the solver", choices=("float64", "float32")),
     Row("num_threads", "int", 2, "threads of one solve", range=Range(1, 64)),
     Row("seed", "int", 0, "seed of everything random", range=Range(0)),
     Row("deterministic", "bool", False,
@@ -107,10 +103,6 @@ NODE: tuple[Row, ...] = (
         "states per track before the oldest is marginalized early", range=Range(4, 5000)),
     Row("window.max_landmarks", "int", 200, "landmarks kept in window and prior",
         range=Range(0, 10000)),
-    Row("window.state_policy", "string", "on_sensor",
-        "a state per measurement stamp, or at a fixed rate", choices=("on_sensor", "fixed_rate")),
-    Row("window.state_rate", "double", 30.0, "rate of states under fixed_rate", unit="Hz",
-        range=Range(1.0, 500.0)),
     Row("window.min_state_gap", "double", 0.001, "measurements closer than this share a state",
         unit="s", range=Range(0.0, 0.1)),
     Row("window.max_gap", "double", 0.5,
@@ -145,10 +137,6 @@ NODE: tuple[Row, ...] = (
         range=Range(0.0, 1.0), dynamic=True),
     Row("solver.linear_solver", "string", "auto", "how the normal equations are solved",
         choices=("auto", "sparse_cpu", "dense_cpu", "sparse_cuda", "dense_cuda")),
-    Row("solver.covariance", "string", "on_demand", "when marginal covariances are computed",
-        choices=("off", "on_demand", "always"), dynamic=True),
-    Row("solver.covariance_rate", "double", 10.0, "most covariances per second", unit="Hz",
-        range=Range(0.0, 100.0), dynamic=True),
     Row("time.stamp_future_limit", "double", 0.1, "stamps further ahead of the clock are rejected",
         unit="s", range=Range(0.0, 10.0), dynamic=True),
     *INIT,
@@ -166,7 +154,6 @@ NODE: tuple[Row, ...] = (
         unit="s", range=Range(0.0, 10.0), dynamic=True),
     Row("log.throttle", "double", 5.0, "shortest time between two log lines of one kind", unit="s",
         range=Range(0.1, 60.0), dynamic=True),
-    Row("output_dir", "string", "~/.ros/dnls", "directory of files that are written", unit="path"),
 )  # fmt: skip
 
 TRACK: tuple[Row, ...] = (
@@ -230,8 +217,6 @@ SENSOR: tuple[Row, ...] = (
     Row("stamp_offset", "double", 0.0, "added to every stamp", unit="s", range=Range(-5.0, 5.0),
         dynamic=True),
     Row("frame_override", "string", "", "replaces header.frame_id", pattern=FRAME + "|"),
-    Row("target_frame", "string", "", "measured body frame; default: the track's child_frame",
-        pattern=FRAME + "|"),
     Row("expected_rate", "double", 0.0, "declared rate; 0 = undeclared", unit="Hz",
         range=Range(0.0, 10000.0), dynamic=True),
     Row("throttle", "double", 0.0, "least data time between two used measurements", unit="s",
