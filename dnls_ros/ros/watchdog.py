@@ -17,6 +17,8 @@ from dnls_ros.window.config import EstimatorConfig
 
 PERIOD = 1.0
 """Between two looks [s]."""
+RATE_WINDOW = 5.0
+"""Over which rates are counted [s]."""
 SILENCE = 5.0
 """Without any message from a sensor for this long after activation, it is said [s]."""
 
@@ -33,6 +35,9 @@ class Watchdog:
     ) -> None:
         """Starts looking."""
         self._topics = {sensor.name: sensor.topic for sensor in config.sensors}
+        self._expected = {s.name: s.expected_rate for s in config.sensors if s.expected_rate > 0.0}
+        self._counted: dict[str, int] = {}
+        self._counted_at = time.monotonic()
         self._throttle = config.log.throttle
         self._solver = solver
         self._log = log
@@ -62,6 +67,7 @@ class Watchdog:
                     "the solver thread has ended", throttle_duration_sec=self._throttle
                 )
             self._say_silence(report)
+            self._say_slow(report)
             if time.monotonic() - self._last_words >= self._throttle:
                 self._say_rejections(report)
 
@@ -88,6 +94,20 @@ class Watchdog:
                 self._log.warning(
                     f"sensor '{name}': nothing received on '{self._topics[name]}' yet"
                 )
+
+    def _say_slow(self, report: Report) -> None:
+        """Sensors that sent less than half of their declared rate since the last count."""
+        counts = {n: report.sensors[n].received for n in self._expected if n in report.sensors}
+        now = time.monotonic()
+        if now - self._counted_at < RATE_WINDOW:
+            return
+        for name, count in counts.items():
+            rate = (count - self._counted.get(name, 0)) / (now - self._counted_at)
+            topic, expected = self._topics[name], self._expected[name]
+            if self._active() and rate < 0.5 * expected:
+                text = f"sensor '{name}': {rate:.1f} Hz on '{topic}', declared {expected:g} Hz"
+                self._log.warning(text, throttle_duration_sec=self._throttle)
+        self._counted, self._counted_at = counts, now
 
 
 def account(name: str, sensor: SensorReport) -> str:
