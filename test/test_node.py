@@ -539,9 +539,10 @@ def test_the_life_cycle_gates_measurements_and_parameters(tmp_path):
             assert accounts(process.log())["gps"]["received"] == 4
             assert go(transition.TRANSITION_CONFIGURE)
             assert go(transition.TRANSITION_ACTIVATE)
+            assert go(transition.TRANSITION_ACTIVE_SHUTDOWN)
+            assert process.wait(15.0) == 0
     finally:
-        code = process.stop()
-    assert code == 0
+        process.stop()
 
 
 # ------------ what leaves

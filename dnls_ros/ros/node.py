@@ -69,13 +69,14 @@ class _NodeLog:
 class EstimatorNode(LifecycleNode):
     """Reads the sensors' topics, publishes optimized poses."""
 
-    def __init__(self) -> None:
-        """Creates the node, unconfigured."""
+    def __init__(self, ended: threading.Event) -> None:
+        """Creates the node, unconfigured; ``ended`` is set when it is shut down."""
         super().__init__(DEFAULT_NODE, automatically_declare_parameters_from_overrides=True)
         self._table = TableParameters(self)
         self._parts: list[_Part] = []
         self._solver: SolverThread | None = None
         self._open = threading.Event()
+        self._ended = ended
 
     @property
     def autostart(self) -> bool:
@@ -110,8 +111,9 @@ class EstimatorNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Takes everything down for good."""
+        """Takes everything down for good, and with it the process."""
         self._take_down()
+        self._ended.set()
         return TransitionCallbackReturn.SUCCESS
 
     def _build(self, config: EstimatorConfig) -> None:
@@ -159,7 +161,7 @@ class EstimatorNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until SIGINT or SIGTERM; returns the exit code."""
-    stop = threading.Event()
+    stop, ended = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -167,7 +169,7 @@ def main(args: Sequence[str] | None = None) -> int:
         rclpy.init(
             args=list(args) if args else None, signal_handler_options=SignalHandlerOptions.NO
         )
-        node = EstimatorNode()
+        node = EstimatorNode(ended)
     except (
         Exception
     ) as error:  # a parameter file that ROS cannot parse; rclpy has no one class for it
@@ -179,10 +181,11 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if node.autostart and not _start(node):
             return MISCONFIGURED
-        spin_until(executor, stop)
+        spin_until(executor, stop, ended)
         return OK
     finally:
-        node.trigger_shutdown()
+        if not ended.is_set():
+            node.trigger_shutdown()
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()

@@ -25,7 +25,7 @@ def make_executor(context: Context | None = None) -> Executor:
     return EventsExecutor(context=context)
 
 
-def spin_until(executor: Executor, stop: threading.Event) -> None:
-    """Runs callbacks until ``stop`` is set."""
-    while not stop.is_set():
+def spin_until(executor: Executor, *stops: threading.Event) -> None:
+    """Runs callbacks until one of ``stops`` is set."""
+    while not any(stop.is_set() for stop in stops):
         executor.spin_once(timeout_sec=STEP)
