@@ -21,7 +21,7 @@ from dnls_ros.diff.krylov import Operator, conjugate_gradients, minres
 from dnls_ros.errors import DnlsError
 from dnls_ros.linear import Factorization, LinearSolver
 from dnls_ros.optim import LevenbergMarquardt, Method, Solution, Tolerances, minimize
-from dnls_ros.problem import Problem, Values, zero_step
+from dnls_ros.problem import Problem, Values, requires_grad, zero_step
 
 
 class Adjoint(Protocol):
@@ -64,10 +64,9 @@ class Implicit:
     ) -> Solution:
         """Minimizes without a graph, then attaches the implicit derivative."""
         found = minimize(problem, initial.detach(), method, linear, stop)
-        gradient = problem.gradient(found.values.detach())
-        if not gradient.requires_grad:
+        if not requires_grad(problem):
             return found
-        step = _NewtonStep.apply(gradient, _Adjoint(self, problem, found))
+        step = _NewtonStep.apply(problem.gradient(found.values), _Adjoint(self, problem, found))
         assert isinstance(step, Tensor)
         return replace(found, values=found.values.retract(step))
 
@@ -151,7 +150,7 @@ class _Adjoint:
         u = torch.zeros_like(v)
         residuals: dict[str, float] = {}
         for name, iterate in (
-            ("refinement", _refine),
+            ("refinement", refine),
             ("conjugate gradients", conjugate_gradients),
             ("MINRES", minres),
         ):
@@ -206,7 +205,7 @@ def _better(multiply: Operator, v: Tensor, old: Tensor, new: Tensor) -> Tensor:
     return torch.where(improved[:, None], new, old)
 
 
-def _refine(
+def refine(
     multiply: Operator,
     precondition: Operator,
     v: Tensor,

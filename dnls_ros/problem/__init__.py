@@ -5,7 +5,7 @@ from dnls_ros.problem.cost import Cost, check_jacobians, cost
 from dnls_ros.problem.factors import FactorGroup, Group, Products
 from dnls_ros.problem.normal import NormalEquations, normal_equations
 from dnls_ros.problem.prior import DensePrior
-from dnls_ros.problem.problem import Problem, cost_of, zero_step
+from dnls_ros.problem.problem import Problem, cost_of, requires_grad, zero_step
 from dnls_ros.problem.structure import Pattern, Structure, StructureCache
 from dnls_ros.problem.variables import Block, Ref, Values, Variables
 from dnls_ros.problem.weighting import (
@@ -51,5 +51,6 @@ __all__ = [
     "cost",
     "cost_of",
     "normal_equations",
+    "requires_grad",
     "zero_step",
 ]

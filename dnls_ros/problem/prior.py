@@ -9,6 +9,7 @@ otherwise A is carried to the current point by the inverse right Jacobian of x �
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -73,6 +74,11 @@ class DensePrior:
         """Size of the batch axis."""
         return self.factor.shape[0]
 
+    @cached_property
+    def information(self) -> Tensor:
+        """AᵀA, (B, n_p, n_p)."""
+        return self.factor.mT @ self.factor
+
     def whitened(self, values: Values, slots: Slots | None = None) -> Tensor:
         """A (x ⊟ x̄) + b, (B, k)."""
         return self._residual(self._gather(values, slots))
@@ -85,18 +91,12 @@ class DensePrior:
     ) -> Products:
         current = self._gather(values, slots)
         residual = self._residual(current)
-        jacobian = (
-            self.factor
-            if self.first_estimates
-            else self._jacobian(current if at is None else self._gather(at, slots))
-        )
-        transposed = jacobian.mT
-        gradient = (transposed @ residual[..., None])[..., 0]
-        return Products(
-            0.5 * residual.square().sum(1),
-            gradient[:, None],
-            (transposed @ jacobian)[:, None],
-        )
+        gradient, hessian = residual[:, None] @ self.factor, self.information
+        if not self.first_estimates:  # J = A C with C block diagonal: CᵀAᵀAC needs no product of A
+            point = current if at is None else self._gather(at, slots)
+            gradient = self._carried(gradient, point)
+            hessian = self._carried(self._carried(hessian, point).mT, point)
+        return Products(0.5 * residual.square().sum(1), gradient, hessian[:, None])
 
     def without(self, name: str, keep: Tensor) -> DensePrior:
         """The prior on fewer variables of a block; the others are forgotten, not marginalized."""
@@ -116,11 +116,11 @@ class DensePrior:
     def _residual(self, current: Values) -> Tensor:
         return (self.factor @ self.point.local(current)[..., None])[..., 0] + self.offset
 
-    def _jacobian(self, current: Values) -> Tensor:
-        """A with each variable's columns multiplied by ∂(x ⊟ x̄)/∂x = J_r⁻¹(x ⊟ x̄)."""
+    def _carried(self, matrix: Tensor, current: Values) -> Tensor:
+        """``matrix`` (B, k, n_p), each variable's columns times ∂(x ⊟ x̄)/∂x = J_r⁻¹(x ⊟ x̄)."""
         parts = []
         for block in self.point.layout():
-            x, columns = current[block.name], self.factor[:, :, block.offset : block.stop]
+            x, columns = current[block.name], matrix[:, :, block.offset : block.stop]
             if isinstance(x, LieGroup):
                 inverse = type(x).right_jacobian_inverse(local(self.point[block.name], x))
                 t = tangent_dim(x)

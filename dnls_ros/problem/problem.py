@@ -74,12 +74,18 @@ class Problem(Mapping[str, Group]):
         return _sum([group.objective(values) for group in self.values()])
 
     def gradient(self, values: Values) -> Tensor:
-        """∂S(x ⊞ δ)/∂δ at δ = 0, (B, n); differentiable in every leaf of the problem."""
+        """∂S(x ⊞ δ)/∂δ at δ = 0, (B, n); differentiable in every leaf of problem and values."""
+        recorded = requires_grad(self) or requires_grad(values)
         with torch.enable_grad():
             delta = zero_step(values).requires_grad_()
             total = self.objective(values.retract(delta)).sum()
-            (gradient,) = torch.autograd.grad(total, delta, create_graph=True)
+            (gradient,) = torch.autograd.grad(total, delta, create_graph=recorded)
         return gradient
+
+
+def requires_grad(tree: Problem | Values) -> bool:
+    """Whether autograd records what is computed from any of the tensors."""
+    return any(leaf.requires_grad for leaf in pytree.tree_leaves(tree))
 
 
 def zero_step(values: Values) -> Tensor:
