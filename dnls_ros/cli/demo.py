@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from dnls_ros.cli.common import (
     Exit,
@@ -31,7 +32,9 @@ from dnls_ros.cli.demo_live import LiveFigures, compare_live
 from dnls_ros.cli.evaluate import PLANAR
 from dnls_ros.cli.replay import speed
 from dnls_ros.errors import DnlsError
+from dnls_ros.io.convert import planar_covariance, spatial_covariance
 from dnls_ros.io.evaluation import Evaluation, EvaluationOptions, evaluate
+from dnls_ros.io.files import atomic_path, read_yaml, write_text
 from dnls_ros.io.recording import (
     RecordingFiles,
     odometry_trajectory,
@@ -44,14 +47,16 @@ from dnls_ros.io.results_files import ReplaySummary, TrackResult, summarize, wri
 from dnls_ros.io.scene import load_scene
 from dnls_ros.io.sim_messages import recording_records
 from dnls_ros.io.simulate import Recording, simulate
-from dnls_ros.io.trajectory import write_tum
+from dnls_ros.io.trajectory import Trajectory, write_tum
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.files import share_directories
-from dnls_ros.window.parameters import flat, load_parameters
+from dnls_ros.window.parameters import DEFAULT_NODE, flat, load_parameters
 
 PARAMETERS = "localization_2d.yaml"
 OF_ODOMETRY, OF_FULL = 0.2, 1.2
 """Largest ATE of the fixed-lag estimate, relative to odometry alone and to full smoothing."""
+LIVE_RATES = (0.5, 2.0)
+"""Slowest and fastest playing to the live node, times real time, where none is asked for."""
 
 ODOMETRY, CAUSAL, LAGGED, FULL = "odometry alone", "newest state", "fixed lag", "full smoothing"
 
@@ -66,14 +71,16 @@ def add_to(commands: Subparsers) -> None:
     parser.add_argument("--duration", type=positive, default=60.0, help="[s] (default 60)")
     parser.add_argument("--no-live", action="store_true", help="leave the live node out")
     parser.add_argument(
-        "--live-rate", type=positive, default=1.0, help="live, times real time (default 1)"
+        "--live-rate",
+        type=positive,
+        help="live, times real time (default: a third of what the replay reached, 0.5 to 2)",
     )
     add_figure_options(parser, device=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What the demo has so far."""
+    """What the demo has so far; ``pace`` is how fast the replay was, in times real time."""
 
     recording: Recording
     files: RecordingFiles
@@ -81,6 +88,7 @@ class Run:
     config: EstimatorConfig
     summary: ReplaySummary
     evaluations: Mapping[str, Evaluation]
+    pace: float
 
 
 def run(options: argparse.Namespace) -> int:
@@ -109,8 +117,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _simulate_and_replay(options: argparse.Namespace) -> Run:
-    scene, params = load_scene(), parameter_file()
-    config = replace(load_parameters(params), deterministic=True)
+    scene, params = load_scene(), _write_parameters(options.out / PARAMETERS)
+    config = load_parameters(params)
     recording = simulate(options.seed, options.duration, scene)
     records = recording_records(recording)
     print(f"{len(records)} messages of a robot that drives {options.duration:g} s, see {params}")
@@ -123,12 +131,23 @@ def _simulate_and_replay(options: argparse.Namespace) -> Run:
             lambda count: advance(count / len(records)),
         )
         advance(1.0)
+    began = time.monotonic()
     with progress("replaying it") as advance:
         result = replay(files.bag, config, ReplayOptions(full=True), advance)
+    pace = options.duration / (time.monotonic() - began)
     summary = summarize(result, full=True)
     write_results(summary, options.out / "replay")
     write_tum(options.out / "trajectory.tum", _track(summary).causal)
-    return Run(recording, files, params, config, summary, _evaluate(recording, summary))
+    evaluations = _evaluate(recording, summary)
+    return Run(recording, files, params, config, summary, evaluations, pace)
+
+
+def _write_parameters(path: Path) -> Path:
+    """The demo's parameters without a time budget, for replay and node: else load would show."""
+    content = read_yaml(parameter_file())
+    content[DEFAULT_NODE]["ros__parameters"]["deterministic"] = True
+    write_text(path, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    return path
 
 
 def parameter_file() -> Path:
@@ -149,11 +168,18 @@ def _evaluate(recording: Recording, summary: ReplaySummary) -> dict[str, Evaluat
     assert track.full is not None
     estimates = {
         ODOMETRY: odometry_trajectory(recording),
-        FULL: track.full,
+        CAUSAL: _planar(track.causal),
         LAGGED: track.smoothed,
-        CAUSAL: track.causal,
+        FULL: track.full,
     }
     return {name: evaluate(one, truth, chosen) for name, one in estimates.items()}
+
+
+def _planar(trajectory: Trajectory) -> Trajectory:
+    """Without the nominal variances that a robot on a plane has off the plane."""
+    assert trajectory.covariances is not None
+    covariances = spatial_covariance(planar_covariance(trajectory.covariances))
+    return replace(trajectory, covariances=covariances)
 
 
 def _replay_rows(done: Run) -> list[list[str]]:
@@ -177,7 +203,7 @@ def _replay_rows(done: Run) -> list[list[str]]:
 def _report_parts(done: Run) -> list[Table | Picture]:
     from dnls_ros.io.plots import overview, png
 
-    shown = {name: done.evaluations[name] for name in (ODOMETRY, CAUSAL)}
+    shown = {ODOMETRY: done.evaluations[ODOMETRY], "estimate": done.evaluations[CAUSAL]}
     tags = np.array([tag.position for tag in done.recording.scene.tags])
     picture = png(overview(shown, f"Simulated robot, seed {done.recording.seed}", tags))
     parameters = {
@@ -192,8 +218,6 @@ def _report_parts(done: Run) -> list[Table | Picture]:
 
 
 def _write_report(options: argparse.Namespace, done: Run, parts: list[Table | Picture]) -> None:
-    from dnls_ros.io.files import atomic_path
-
     picture = next(part for part in parts if isinstance(part, Picture))
     with atomic_path(options.out / "trajectory.png") as temporary:
         temporary.write_bytes(picture.png)
@@ -209,10 +233,11 @@ def _write_report(options: argparse.Namespace, done: Run, parts: list[Table | Pi
 def _live(options: argparse.Namespace, done: Run) -> LiveFigures | None:
     """The live node on the same recording; None, with a sentence, where ROS is absent."""
     causal = _track(done.summary).causal
+    # The node shares the machine with the player and the middleware: leave it room.
+    slow, fast = LIVE_RATES
+    rate = options.live_rate or min(fast, max(slow, done.pace / 3.0))
     with progress("live node, real DDS") as advance:
-        found = compare_live(
-            done.files.bag, done.params, causal, options.live_rate, options.duration, advance
-        )
+        found = compare_live(done.files.bag, done.params, causal, rate, options.duration, advance)
     if isinstance(found, str):
         print(f"\nThe live part is left out: {found}")
         return None

@@ -49,7 +49,7 @@ class LiveFigures:
                 ["distance, median / maximum [mm]", f"{np.median(mm):.4f} / {mm.max():.4f}"],
                 ["angle, median / maximum [mrad]", f"{np.median(mrad):.4f} / {mrad.max():.4f}"],
             ]
-        return [*rows, ["played, times real time", f"{self.rate:g}"]]
+        return [*rows, ["played, times real time", f"{self.rate:.2g}"]]
 
     def failures(self) -> list[str]:
         """A sentence for each promise that was not kept."""
