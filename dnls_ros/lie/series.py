@@ -153,10 +153,25 @@ def _horner(x: Tensor, rows: tuple[Constant, ...]) -> Tensor:
     return total
 
 
+def _readable(x: Tensor) -> bool:
+    """Whether a branch on the numbers is allowed: no transform, no graph, no device to wait for."""
+    return not (
+        x.requires_grad
+        or x.is_cuda
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)  # the public API cannot tell
+        or torch.compiler.is_compiling()
+    )
+
+
 def _blend(
     x: Tensor, limit: float, rows: tuple[Constant, ...], closed: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Polynomial below ``limit``, closed form above: (…, 1) → (…, K)."""
+    if _readable(x):  # most batches lie on one side: the other need not be computed
+        if bool((x < limit).all()):
+            return _horner(x, rows)
+        if bool((x >= limit).all()):
+            return closed(x)
     return torch.where(x < limit, _horner(x.clamp(max=limit), rows), closed(x.clamp(min=limit)))
 
 
