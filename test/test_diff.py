@@ -382,6 +382,35 @@ def test_the_values_do_not_change_by_carrying_gradients() -> None:
     assert plain.values.local(carrying.values.detach()).abs().max() < 1e-15
 
 
+def test_a_problem_that_was_solved_before_can_still_be_differentiated() -> None:
+    ids = torch.arange(COUNT)
+    data, sigma, radius = parameters()
+    truth = start()["pose"]
+    assert isinstance(truth, SE2)
+
+    def problem(data: Tensor) -> Problem:
+        mask = (ids != 3)[None]
+        z = truth @ SE2.exp(data)
+        absolute = prior(pose[ids], z, loss=Cauchy(radius[None, None]), mask=mask)
+        return chain(data.detach(), sigma, radius).replace(absolute=absolute)
+
+    leaf = data.requires_grad_()
+    learned = problem(leaf)
+    for _ in range(2):  # constants that the first solution kept must not be inference tensors
+        for adjoint in (EXACT, Unroll()):
+            found = solve(
+                learned,
+                start(),
+                GaussNewton(),
+                linear=Dense(),
+                adjoint=adjoint,
+                tolerances=Tolerances(1e-6, 0, 0, 4),
+            )
+            (gradient,) = torch.autograd.grad(scored(found), leaf, retain_graph=True)
+            assert gradient[:, 3].abs().max() == 0  # masked
+            assert gradient[:, 2].abs().max() > 1e-3
+
+
 def test_initial_values_have_a_gradient_only_if_unrolled() -> None:
     theta = parameters()
     few = Tolerances(0, 0, 0, iterations=2)

@@ -147,6 +147,9 @@ def minimize(
 ) -> Solution:
     """Minimizes ½Σρ(‖L r(x)‖²) from ``initial``.
 
+    Unless ``differentiable``, costs are evaluated in torch's inference mode: a tensor that a cost
+    keeps for later must be made under ``torch.inference_mode(False)``.
+
     Args:
         problem: The factor groups.
         initial: Starting values (B, N, …).

@@ -138,7 +138,7 @@ class FactorGroup:
     def _batch(self) -> int:
         return max((leaf.shape[0] for leaf in pytree.tree_leaves(self)), default=1)
 
-    @cached_property
+    @property
     def live(self) -> Tensor | None:
         """(B|1, M) bool, which factors count; None = all."""
         return None if self.mask is None else self.mask != 0

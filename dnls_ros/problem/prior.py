@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from dnls_ros.lie import LieGroup, local, tangent_dim
+from dnls_ros.lie import LieGroup
 from dnls_ros.problem.factors import Products, Slots
 from dnls_ros.problem.variables import Ref, Values
 
@@ -76,12 +76,13 @@ class DensePrior:
 
     @cached_property
     def information(self) -> Tensor:
-        """AᵀA, (B, n_p, n_p)."""
-        return self.factor.mT @ self.factor
+        """AᵀA, (B, n_p, n_p), a constant."""
+        with torch.inference_mode(False):  # else it could not be saved for a later backward pass
+            return (self.factor.mT @ self.factor).detach()
 
     def whitened(self, values: Values, slots: Slots | None = None) -> Tensor:
         """A (x ⊟ x̄) + b, (B, k)."""
-        return self._residual(self._gather(values, slots))
+        return self._residual(self.point.local(self._gather(values, slots)))
 
     def objective(self, values: Values, slots: Slots | None = None) -> Tensor:
         return 0.5 * self.whitened(values, slots).square().sum(1)
@@ -89,13 +90,15 @@ class DensePrior:
     def products(
         self, values: Values, slots: Slots | None = None, at: Values | None = None
     ) -> Products:
-        current = self._gather(values, slots)
-        residual = self._residual(current)
+        moved = self.point.local(self._gather(values, slots))
+        residual = self._residual(moved)
         gradient, hessian = residual[:, None] @ self.factor, self.information
         if not self.first_estimates:  # J = A C with C block diagonal: CᵀAᵀAC needs no product of A
-            point = current if at is None else self._gather(at, slots)
-            gradient = self._carried(gradient, point)
-            hessian = self._carried(self._carried(hessian, point).mT, point)
+            blocks = self._blocks(
+                moved if at is None else self.point.local(self._gather(at, slots))
+            )
+            gradient = self._carried(gradient, blocks)
+            hessian = self._carried(self._carried(hessian, blocks).mT, blocks)
         return Products(0.5 * residual.square().sum(1), gradient, hessian[:, None])
 
     def without(self, name: str, keep: Tensor) -> DensePrior:
@@ -113,19 +116,24 @@ class DensePrior:
         blocks = {r.name: values.gather(r, s) for r, s in zip(self.refs, at, strict=True)}
         return Values(blocks, self.point.ids, checked=True)
 
-    def _residual(self, current: Values) -> Tensor:
-        return (self.factor @ self.point.local(current)[..., None])[..., 0] + self.offset
+    def _residual(self, moved: Tensor) -> Tensor:
+        return (self.factor @ moved[..., None])[..., 0] + self.offset
 
-    def _carried(self, matrix: Tensor, current: Values) -> Tensor:
-        """``matrix`` (B, k, n_p), each variable's columns times ∂(x ⊟ x̄)/∂x = J_r⁻¹(x ⊟ x̄)."""
-        parts = []
-        for block in self.point.layout():
-            x, columns = current[block.name], matrix[:, :, block.offset : block.stop]
-            if isinstance(x, LieGroup):
-                inverse = type(x).right_jacobian_inverse(local(self.point[block.name], x))
-                t = tangent_dim(x)
-                blocks = columns.unflatten(2, (block.count, t)).transpose(1, 2) @ inverse
-                columns = blocks.transpose(1, 2).flatten(2)
+    def _blocks(self, moved: Tensor) -> tuple[Tensor | None, ...]:
+        """∂(x ⊟ x̄)/∂x = J_r⁻¹(x ⊟ x̄) of each variable, (B, K, t, t); None where it is 1."""
+        return tuple(
+            type(x).right_jacobian_inverse(block.of(moved)) if isinstance(x, LieGroup) else None
+            for block, x in zip(self.point.layout(), self.point.values(), strict=True)
+        )
+
+    def _carried(self, matrix: Tensor, blocks: tuple[Tensor | None, ...]) -> Tensor:
+        """``matrix`` (B, k, n_p) with each variable's columns times its block."""
+        parts: list[Tensor] = []
+        for block, inverse in zip(self.point.layout(), blocks, strict=True):
+            columns = matrix[:, :, block.offset : block.stop]
+            if inverse is not None:
+                each = columns.unflatten(2, (block.count, block.tangent_dim)).transpose(1, 2)
+                columns = (each @ inverse).transpose(1, 2).flatten(2)
             parts.append(columns)
         return torch.cat(parts, 2)
 

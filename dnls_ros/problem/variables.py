@@ -93,7 +93,13 @@ class Block:
 
     @property
     def stop(self) -> int:
+        """Where the next block begins."""
         return self.offset + self.count * self.tangent_dim
+
+    def of(self, tangent: Tensor) -> Tensor:
+        """This block's part (B, N, t) of a tangent vector (B, n)."""
+        part = tangent[:, self.offset : self.stop]
+        return part.unflatten(1, (self.count, self.tangent_dim))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +192,7 @@ class Values(Mapping[str, Element]):
         """All variables moved by the tangent vector ``delta`` (B, n): x ⊞ δ."""
         moved = {}
         for block in self.layout():
-            step = delta[:, block.offset : block.stop].unflatten(
-                1, (block.count, block.tangent_dim)
-            )
-            moved[block.name] = retract(self.blocks[block.name], step)
+            moved[block.name] = retract(self.blocks[block.name], block.of(delta))
         return Values(moved, self.ids, checked=True)
 
     def local(self, other: Values) -> Tensor:
