@@ -8,6 +8,7 @@ What the user can mend is one line on stderr; only a mistake of ours shows a tra
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,13 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     try:
         chosen = build_parser().parse_args(arguments)
-        return int(chosen.run(chosen))
+        code = int(chosen.run(chosen))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return _complain("interrupted", Exit.INTERRUPTED)
     except UnreadableInputError as error:
         return _complain(str(error), Exit.UNREADABLE)
     except DnlsError as error:
         return _complain(str(error), Exit.USAGE)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
     except OSError as error:  # files that are read raise UnreadableInputError: this one is written
         return _complain(str(error), Exit.USAGE)
     except Exception as error:
