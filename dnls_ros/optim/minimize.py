@@ -84,6 +84,7 @@ class Solution:
         iterations: (B,) trials of each element, rejected ones included.
         accepted: (B,) accepted steps.
         damping: (B,) final λ or 1/radius.
+        hessian: (B, nnz) of the last linearization, before the last accepted step.
         assembly: The problem over its structure.
         linear: The solver that was used.
     """
@@ -95,8 +96,16 @@ class Solution:
     iterations: Tensor
     accepted: Tensor
     damping: Tensor
+    hessian: Tensor
     assembly: Assembly
     linear: LinearSolver
+
+    def last_factorization(self) -> Factorization:
+        """The factor of the last linearization: as good as `factorization` for a covariance.
+
+        It differs by the curvature over the last step, which converged, and costs no linearization.
+        """
+        return self.assembly.symbolic(self.linear).factorize(self.hessian)
 
     def factorization(self) -> Factorization:
         """The Cholesky factor of the undamped H at the solution, for marginals and adjoints."""
@@ -114,6 +123,7 @@ class Solution:
             iterations=function(self.iterations),
             accepted=function(self.accepted),
             damping=function(self.damping),
+            hessian=function(self.hessian),
         )
 
 
@@ -222,6 +232,7 @@ def _loop(
         progress.iterations,
         progress.accepted,
         method.damping(state),
+        model.normal.hessian,
         assembly,
         linear,
     )

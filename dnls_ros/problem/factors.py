@@ -269,9 +269,10 @@ class FactorGroup:
                 f"{capacity}"
             )
         index = torch.cat([torch.arange(self.count), torch.full((spare,), self.count - 1)])
-        live = (torch.arange(capacity) < self.count).to(torch.float64)
         padded = self.select(index)
-        return replace(padded, mask=live[None] if padded.mask is None else live * padded.mask)
+        live = _ones(padded)
+        live[:, self.count :] = 0
+        return replace(padded, mask=live if padded.mask is None else live * padded.mask)
 
 
 def make_group(
@@ -310,11 +311,14 @@ def make_group(
 def _join_masks(a: FactorGroup, b: FactorGroup) -> Tensor | None:
     if a.mask is None and b.mask is None:
         return None
-    masks = [
-        torch.ones(1, g.count, dtype=torch.float64) if g.mask is None else g.mask for g in (a, b)
-    ]
+    masks = [_ones(g) if g.mask is None else g.mask for g in (a, b)]
     batch = max(len(m) for m in masks)
     return torch.cat([m.expand(batch, -1) for m in masks], 1)
+
+
+def _ones(group: FactorGroup) -> Tensor:
+    device = next((leaf.device for leaf in pytree.tree_leaves(group)), torch.device("cpu"))
+    return torch.ones(1, group.count, dtype=torch.float64, device=device)
 
 
 def _flatten(group: FactorGroup) -> tuple[list[Any], Any]:

@@ -72,5 +72,4 @@ def normal_equations(
 def _add_up(parts: Sequence[Tensor], positions: Tensor, size: int, batch: int) -> Tensor:
     """The parts, side by side, added into zeros (B, size) at ``positions``."""
     flat = torch.cat([part.flatten(1).expand(batch, -1) for part in parts], 1)
-    index = positions.to(flat.device).expand(batch, -1)
-    return flat.new_zeros(batch, size).scatter_add(1, index, flat)
+    return flat.new_zeros(batch, size).scatter_add(1, positions.expand(batch, -1), flat)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from dnls_ros.problem.factors import Group
 from dnls_ros.problem.variables import Block, Values
@@ -79,7 +80,7 @@ class Structure:
 
     Attributes:
         pattern: The lower triangle of H.
-        slots: group → one (M,) slot tensor per reference.
+        slots: group → one (M,) slot tensor per reference, on the values' device.
         gradient_positions: Where the groups' gradient products, side by side, are added, into n.
         hessian_positions: The same for the Hessian products, into nnz; ``nnz`` itself is a bin for
             upper triangles.
@@ -126,11 +127,12 @@ class Structure:
             unique = unique[:-1]
         positions = inverse.reshape(-1)[n:].astype(np.int64)
         gradient = np.concatenate([np.zeros(0, np.int64), *(c.reshape(-1) for c in columns)])
+        device = pytree.tree_leaves(values)[0].device
         return cls(
             Pattern.of(unique, n, blocks),
-            slots,
-            torch.from_numpy(gradient),
-            torch.from_numpy(positions),
+            {name: tuple(at.to(device) for at in ats) for name, ats in slots.items()},
+            torch.from_numpy(gradient).to(device),
+            torch.from_numpy(positions).to(device),
             dict(values.ids),
         )
 

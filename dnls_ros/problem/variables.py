@@ -186,7 +186,7 @@ class Values(Mapping[str, Element]):
     def gather(self, ref: Ref, slots: Tensor | None = None) -> Element:
         """The referenced elements, (B, M, …)."""
         at = self.slots(ref) if slots is None else slots
-        return on_storage(self.blocks[ref.name], lambda t: t.index_select(1, at))
+        return on_storage(self.blocks[ref.name], lambda t: t.index_select(1, at.to(t.device)))
 
     def retract(self, delta: Tensor) -> Values:
         """All variables moved by the tangent vector ``delta`` (B, n): x ⊞ δ."""

@@ -3,7 +3,8 @@
 The objective of a factor is ½ρ(‖L r‖²) with LᵀL = Σ⁻¹. A loss is a function of the *squared* norm
 s with ρ(0) = 0, ρ'(0) = 1 and finite first and second derivatives everywhere, so that exact
 Hessians can be taken through it. Radii are in units of σ. All tensors are pytree leaves: noise and
-radii can be learned. Floats are kept as 0-d float64 and follow the residual's dtype.
+radii can be learned. Floats are kept as float64 and follow the
+residual's dtype and device.
 """
 
 from __future__ import annotations
@@ -88,10 +89,10 @@ class Isotropic(Noise):
         object.__setattr__(self, "sigma", _positive(self, "sigma", self.sigma))
 
     def whiten(self, residual: Tensor) -> Tensor:
-        return residual / _as_tensor(self.sigma).to(residual.dtype)[..., None]
+        return residual / _as_tensor(self.sigma).to(residual)[..., None]
 
     def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
-        return jacobian / _as_tensor(self.sigma).to(jacobian.dtype)[..., None, None]
+        return jacobian / _as_tensor(self.sigma).to(jacobian)[..., None, None]
 
     def scaled(self, factor: float) -> Isotropic:
         return Isotropic(_as_tensor(self.sigma) * factor)
@@ -112,10 +113,10 @@ class Diagonal(Noise):
         object.__setattr__(self, "sigmas", _positive(self, "sigmas", self.sigmas, own_axes=1))
 
     def whiten(self, residual: Tensor) -> Tensor:
-        return residual / self.sigmas.to(residual.dtype)
+        return residual / self.sigmas.to(residual)
 
     def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
-        return jacobian / self.sigmas.to(jacobian.dtype)[..., None]
+        return jacobian / self.sigmas.to(jacobian)[..., None]
 
     def scaled(self, factor: float) -> Diagonal:
         return Diagonal(self.sigmas * factor)
@@ -165,10 +166,10 @@ class SquareRootInformation(Noise):
         return cls(lower.mT)
 
     def whiten(self, residual: Tensor) -> Tensor:
-        return (self.factor.to(residual.dtype) @ residual[..., None])[..., 0]
+        return (self.factor.to(residual) @ residual[..., None])[..., 0]
 
     def whiten_jacobian(self, jacobian: Tensor) -> Tensor:
-        return self.factor.to(jacobian.dtype) @ jacobian
+        return self.factor.to(jacobian) @ jacobian
 
     def scaled(self, factor: float) -> SquareRootInformation:
         return SquareRootInformation(self.factor / factor)
@@ -195,8 +196,8 @@ class RadiusLoss(Loss):
         object.__setattr__(self, "radius", _positive(self, "radius", self.radius))
 
     def squared_radius(self, s: Tensor) -> Tensor:
-        """radius² in the dtype of ``s``."""
-        return _as_tensor(self.radius).to(s.dtype).square()
+        """radius² in the dtype and on the device of ``s``."""
+        return _as_tensor(self.radius).to(s).square()
 
 
 @leaves
