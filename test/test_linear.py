@@ -13,6 +13,7 @@ from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.linear import (
     Cholmod,
     Dense,
+    Fitting,
     LinearSolver,
     Schur,
     choose_device,
@@ -33,6 +34,7 @@ SOLVERS: list[LinearSolver] = [
     Schur("point", Dense()),
     Schur("point", Cholmod()),
     Schur(("point", "spare"), Dense()),
+    Fitting(Cholmod(), Dense()),
 ]
 
 
@@ -468,9 +470,19 @@ def test_auto_is_dense_for_small_problems_and_sparse_for_large_ones() -> None:
     pytest.importorskip("sksparse")
     small_one, why_small = choose_solver("auto", 30, CPU)
     large_one, why_large = choose_solver("auto", 200, CPU)
-    assert (isinstance(small_one, Dense), isinstance(large_one, Cholmod)) == (True, True)
+    assert (isinstance(small_one, Dense), isinstance(large_one, Fitting)) == (True, True)
     assert "30 unknowns" in why_small
     assert "200 unknowns" in why_large
+
+
+def test_a_matrix_that_is_full_is_factorized_dense_and_a_chain_sparse() -> None:
+    pytest.importorskip("sksparse")
+    poses = (Block("pose", 0, 40, 3),)
+    chain = pattern_of([(k, k + 1) for k in range(39)], poses)
+    full = pattern_of([(j, k) for k in range(40) for j in range(k)], poses)
+    solver = Fitting(Cholmod(), Dense())
+    assert type(solver.analyze(full)) is type(Dense().analyze(full))
+    assert type(solver.analyze(chain)) is type(Cholmod().analyze(chain))
 
 
 def test_a_solver_that_is_asked_for_is_taken() -> None:

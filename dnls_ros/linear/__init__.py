@@ -3,6 +3,7 @@
 from dnls_ros.linear.cholmod import Cholmod
 from dnls_ros.linear.choose import SOLVER_NAMES, choose_device, choose_solver
 from dnls_ros.linear.dense import Dense
+from dnls_ros.linear.fitting import Fitting
 from dnls_ros.linear.marginals import marginal_covariance, tangent_indices
 from dnls_ros.linear.schur import Schur
 from dnls_ros.linear.solver import Factorization, LinearSolver, Symbolic, solve, solve_with
@@ -12,6 +13,7 @@ __all__ = [
     "Cholmod",
     "Dense",
     "Factorization",
+    "Fitting",
     "LinearSolver",
     "Schur",
     "Symbolic",

@@ -14,6 +14,7 @@ from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.linear.cholmod import Cholmod
 from dnls_ros.linear.cholmod_api import load
 from dnls_ros.linear.dense import Dense
+from dnls_ros.linear.fitting import DENSE_FILL, Fitting
 from dnls_ros.linear.solver import LinearSolver
 
 SOLVER_NAMES = ("auto", "sparse_cpu", "dense_cpu", "sparse_cuda", "dense_cuda")
@@ -100,4 +101,7 @@ def _automatic(n: int, device: torch.device) -> tuple[LinearSolver, str]:
             f"linear solver dense: scikit-sparse cannot be imported; for {n} unknowns it would be "
             "faster (`pip install scikit-sparse`)"
         )
-    return Cholmod(), f"linear solver CHOLMOD (sparse): {n} unknowns, at least {DENSE_BELOW}"
+    return Fitting(Cholmod(), Dense()), (
+        f"linear solver CHOLMOD (sparse): {n} unknowns, at least {DENSE_BELOW}; dense for windows "
+        f"whose matrix is filled to {DENSE_FILL:.0%} or more"
+    )
