@@ -190,7 +190,7 @@ def test_old_states_leave_and_their_knowledge_stays() -> None:
 def test_a_measurement_older_than_the_window_is_too_late_and_counted() -> None:
     estimator = Estimator(configuration(BOTH, window={"duration": 0.5}))
     run(estimator, stream(2.0))
-    assert estimator.feed(fix(T0 + 3)) is None
+    assert estimator.feed(fix(T0 + 3)) is Reason.TOO_LATE
     estimator.step(T0 + 3 * SECOND)
     assert estimator.counters["fix"].rejected == {Reason.TOO_LATE: 1}
     assert balanced(estimator)

@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnls_ros.errors import DnlsError
 from dnls_ros.linear import Factorization, LinearSolver
-from dnls_ros.optim import Assembly, LevenbergMarquardt, Solution, Tolerances, minimize
-from dnls_ros.problem import FactorGroup, Group, Problem, StructureCache
+from dnls_ros.optim import Assembly, LevenbergMarquardt, Solution, Status, Tolerances, minimize
+from dnls_ros.problem import FactorGroup, Group, Problem, StructureCache, Values
 from dnls_ros.window.absorb import Registry, absorb
 from dnls_ros.window.admission import Statistics, admit
+from dnls_ros.window.bodies import Body
 from dnls_ros.window.chains import Motion, chain_groups
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.landmark_init import LandmarkInitializer
-from dnls_ros.window.marginalize import Marginalized, marginalize
+from dnls_ros.window.marginalize import PRIOR, Marginalized, marginalize
 from dnls_ros.window.measurements import Measurement
 from dnls_ros.window.sensors import loss_of
 from dnls_ros.window.state import LANDMARK, Draft, State
@@ -31,7 +33,7 @@ class Step:
     Attributes:
         draft: The verdicts and the new state.
         solution: Of the minimization, before marginalization.
-        factorization: Of the undamped Hessian there.
+        factorization: Of the undamped Hessian of its last linearization.
         marginalized: What left the window; None if nothing did.
         nis: Sensor → (Σ NIS, Σ dimensions) of tested factors.
         seconds: Stage → wall time [s].
@@ -69,28 +71,49 @@ class StepRunner:
         watch = _Watch()
         draft = Draft(state, now)
         fresh = absorb(draft, self.registry, self.initializer, measurements)
+        self._forget(draft)
         watch.lap("build")
-        if not draft.state.values:
+        if not self._started(draft):
             return draft
         nis = admit(draft, fresh, self.config, self.linear, self.problem)
         self._remove_lonely(draft)
         watch.lap("gate")
-        if not draft.state.values:
+        if not self._started(draft):
             return draft
         solution = self._minimize(draft)
+        if solution.status[0] is Status.NOT_FINITE:
+            raise DnlsError(f"the window cannot be solved: {Status.NOT_FINITE.value}")
         draft.update(values=solution.values)
         watch.lap("solve")
-        factorization = solution.factorization()
+        factorization = solution.last_factorization()
         watch.lap("covariance")
         marginalized = self._slide(draft)
         watch.lap("marginalize")
         return Step(draft, solution, factorization, marginalized, nis, watch.seconds)
 
+    def _started(self, draft: Draft) -> bool:
+        """Whether any track has a state."""
+        return any(r.body.name in draft.state.values for r in self.registry.rules.values())
+
+    def _forget(self, draft: Draft) -> None:
+        """Samples of tracks that did not start within the lag, and when lost landmarks were seen.
+
+        Nothing of a started track: its samples go when its states do.
+        """
+        increments = dict(draft.state.increments)
+        for rules in self.registry.rules.values():
+            for name in () if rules.body.name in draft.state.values else rules.chain:
+                increments[name] = increments[name].since(draft.now - self.registry.lag)
+        ids = draft.state.values.ids.get(LANDMARK)
+        kept = () if ids is None else ids.tolist()
+        seen = {key: draft.state.seen[key] for key in kept if key in draft.state.seen}
+        draft.update(increments=increments, seen=seen)
+
     def problem(self, state: State) -> Problem:
         """All factors of the window: measured, between neighbouring states, and the prior."""
         groups: dict[str, Group] = {**state.factors, **self.chains(state)}
         if state.prior is not None:
-            groups["prior"] = state.prior
+            groups[PRIOR] = state.prior
         return Problem(groups)
 
     def chains(self, state: State) -> dict[str, FactorGroup]:
@@ -130,7 +153,10 @@ class StepRunner:
             )
             if not bool(keep.all()):
                 values = values.select(name, keep)
-        draft.update(values=values)
+        for rules in self.registry.rules.values():
+            values = _without_bare_velocities(rules.body, values)
+        factors = {n: _on(g, values) for n, g in draft.state.factors.items()}
+        draft.update(values=values, factors={n: g for n, g in factors.items() if g.count})
 
     def _minimize(self, draft: Draft) -> Solution:
         solver = self.config.solver
@@ -197,6 +223,23 @@ class StepRunner:
         leaving[torch.tensor(free)] = True
         draft.note("dropped_landmarks", len(free))
         return {LANDMARK: leaving}
+
+
+def _without_bare_velocities(body: Body, values: Values) -> Values:
+    """Velocities leave with their poses."""
+    ids = values.ids.get(body.velocity)
+    if ids is None:
+        return values
+    poses = values.ids.get(body.name, ids[:0])
+    return values.select(body.velocity, torch.isin(ids, poses))
+
+
+def _on(group: FactorGroup, values: Values) -> FactorGroup:
+    """The factors whose variables are all among the values."""
+    there = torch.ones(group.count, dtype=torch.bool)
+    for ref in group.refs:
+        there &= torch.isin(ref.ids, values.ids.get(ref.name, ref.ids[:0]))
+    return group if bool(there.all()) else group.select(there)
 
 
 def _factor_counts(state: State, ids: Tensor) -> np.ndarray:
