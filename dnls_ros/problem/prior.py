@@ -19,6 +19,9 @@ from dnls_ros.lie import LieGroup
 from dnls_ros.problem.factors import Products, Slots
 from dnls_ros.problem.variables import Ref, Values
 
+CLEAR_PIVOT = 1e-5
+"""Cholesky pivots of a matrix of unit diagonal above which it is definite beyond rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class DensePrior:
@@ -42,21 +45,15 @@ class DensePrior:
     ) -> DensePrior:
         """From H (B, n, n), possibly singular, and g (B, n) at ``point``.
 
-        AᵀA = H, and Aᵀb = g on the range of H, by eigen-decomposition: directions without
-        information stay without.
+        AᵀA = H, and Aᵀb = g on the range of H: by Cholesky where H is clearly definite, else by
+        eigen-decomposition, where directions without information stay without.
         """
         scale = information.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         # Columns have mixed units: make them comparable.
         unit = information / scale[:, :, None] / scale[:, None, :]
-        eigenvalues, vectors = torch.linalg.eigh(0.5 * (unit + unit.mT))
-        known = eigenvalues > eigenvalues[:, -1:].clamp(min=0) * 1e-14 * information.shape[-1]
-        root = torch.where(known, eigenvalues, torch.zeros_like(eigenvalues)).sqrt()
-        inverse_root = torch.where(
-            known, 1 / torch.where(known, root, torch.ones_like(root)), torch.zeros_like(root)
-        )
-        factor = root[:, :, None] * vectors.mT * scale[:, None, :]
-        offset = inverse_root * (vectors.mT @ (gradient / scale)[..., None])[..., 0]
+        factor, offset = _square_root(0.5 * (unit + unit.mT), gradient / scale)
+        factor = factor * scale[:, None, :]
         return cls(point.detach(), factor.detach(), offset.detach(), first_estimates)
 
     @property
@@ -136,6 +133,22 @@ class DensePrior:
                 columns = (each @ inverse).transpose(1, 2).flatten(2)
             parts.append(columns)
         return torch.cat(parts, 2)
+
+
+def _square_root(unit: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """A and b with AᵀA = ``unit`` (B, n, n), of diagonal 0 or 1, and Aᵀb = ``gradient`` (B, n)."""
+    lower, info = torch.linalg.cholesky_ex(unit)
+    if bool((info == 0).all()) and bool((lower.diagonal(dim1=-2, dim2=-1) > CLEAR_PIVOT).all()):
+        offset = torch.linalg.solve_triangular(lower, gradient[..., None], upper=False)
+        return lower.mT, offset[..., 0]
+    eigenvalues, vectors = torch.linalg.eigh(unit)
+    known = eigenvalues > eigenvalues[:, -1:].clamp(min=0) * 1e-14 * unit.shape[-1]
+    root = torch.where(known, eigenvalues, torch.zeros_like(eigenvalues)).sqrt()
+    inverse_root = torch.where(
+        known, 1 / torch.where(known, root, torch.ones_like(root)), torch.zeros_like(root)
+    )
+    offset = inverse_root * (vectors.mT @ gradient[..., None])[..., 0]
+    return root[:, :, None] * vectors.mT, offset
 
 
 pytree.register_pytree_node(
