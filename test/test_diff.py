@@ -13,7 +13,7 @@ from dnls_ros.diff.krylov import conjugate_gradients, minres
 from dnls_ros.errors import DnlsError
 from dnls_ros.lie import SE2, Euclidean
 from dnls_ros.linear import Cholmod, Dense, LinearSolver
-from dnls_ros.optim import GaussNewton, LevenbergMarquardt, Solution, Tolerances
+from dnls_ros.optim import GaussNewton, LevenbergMarquardt, Solution, Status, Tolerances
 from dnls_ros.problem import (
     Cauchy,
     DensePrior,
@@ -342,6 +342,50 @@ def test_the_gradients_of_a_batch_are_those_of_its_elements() -> None:
         torch.testing.assert_close(
             gradient(slice(b, b + 1))[0], together[b], atol=1e-11, rtol=1e-11
         )
+
+
+@cost(batched=True)
+def logarithm(x: Tensor, theta: Tensor) -> Tensor:
+    """NaN for x ≤ 0; minimum at x = exp θ."""
+    return x.log() - theta
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), Implicit("gauss_newton"), Unroll()], ids=str)
+def test_elements_that_failed_spoil_no_gradient_of_the_others(adjoint: Any) -> None:
+    theta = torch.tensor([[[0.5]]], dtype=F64, requires_grad=True)  # shared by the batch
+    x0 = torch.tensor([[[-1.0]], [[5.0]], [[1.2]]], dtype=F64)
+    problem = Problem(
+        f=logarithm(scalar[[0]], theta),
+        data=logarithm(scalar[[0]], torch.tensor([[[0.5]], [[0.5]], [[0.5]]], dtype=F64)),
+    )
+    found = solve(
+        problem, scalar.values([0], x0), linear=Dense(), adjoint=adjoint, tolerances=TIGHT
+    )
+    assert found.status[0] is Status.NOT_FINITE
+    assert found.iterations[1] > found.accepted[1], "no step led to NaN: not a test"
+    x = found.values["x"]
+    assert isinstance(x, Tensor)
+    (gradient,) = torch.autograd.grad(x[1:].sum(), theta)
+    assert gradient.item() == pytest.approx(2 * 0.5 * torch.tensor(0.5).exp().item(), rel=1e-7)
+
+
+def test_a_singular_element_matters_only_to_who_asks_for_it() -> None:
+    @cost(batched=True)
+    def scaled(x: Tensor, a: Tensor, theta: Tensor) -> Tensor:
+        return a * (x - theta)
+
+    theta = torch.ones(1, 1, 1, dtype=F64, requires_grad=True)
+    a = torch.tensor([[[1.0]], [[0.0]]], dtype=F64)
+    problem = Problem(f=scaled(scalar[[0]], a, theta))
+    initial = scalar.values([0], torch.zeros(2, 1, 1, dtype=F64))
+    for adjoint in (Implicit(), Implicit("gauss_newton")):
+        found = solve(problem, initial, linear=Dense(), adjoint=adjoint)
+        x = found.values["x"]
+        assert isinstance(x, Tensor)
+        (gradient,) = torch.autograd.grad(x[0].sum(), theta, retain_graph=True)
+        assert gradient.item() == pytest.approx(1.0)
+        with pytest.raises(DnlsError, match=r"batch elements \[1\] is singular"):
+            torch.autograd.grad(x.sum(), theta)
 
 
 @pytest.mark.parametrize("kind", [Cauchy, GemanMcClure, Welsch])

@@ -205,6 +205,8 @@ def test_a_problem_without_a_factor_on_a_variable_says_which() -> None:
     problem = Problem(anchor=anchor(pose[[2]], poses(1, 1)))
     with pytest.raises(DnlsError, match=r"'pose': 2 of 3 variables have no factor.*\[1, 3\]"):
         problem.structure(values)
+    with pytest.raises(DnlsError, match="nothing to optimize"):
+        problem.structure(Values({}, {}))
 
 
 # Structure cache

@@ -19,9 +19,12 @@ from torch.utils import _pytree as pytree
 
 from dnls_ros.diff.krylov import Operator, conjugate_gradients, minres
 from dnls_ros.errors import DnlsError
-from dnls_ros.linear import Factorization, LinearSolver
+from dnls_ros.linear import LinearSolver
 from dnls_ros.optim import LevenbergMarquardt, Method, Solution, Tolerances, minimize
 from dnls_ros.problem import Problem, Values, requires_grad, zero_step
+
+ATTAINABLE = 1e-6
+"""Relative residual that is good enough where rounding admits no better one."""
 
 
 class Adjoint(Protocol):
@@ -42,6 +45,8 @@ class Adjoint(Protocol):
 @dataclass(frozen=True)
 class Implicit:
     """The implicit function theorem at the solution: memory does not grow with iterations.
+
+    Initial values get no gradient, and neither do batch elements whose cost is not finite.
 
     Attributes:
         hessian: ``"exact"`` by Hessian-vector products, or ``"gauss_newton"``: cheaper, with a
@@ -66,9 +71,13 @@ class Implicit:
         found = minimize(problem, initial.detach(), method, linear, stop)
         if not requires_grad(problem):
             return found
-        step = _NewtonStep.apply(problem.gradient(found.values), _Adjoint(self, problem, found))
+        alive = found.cost.isfinite()
+        part = found if bool(alive.all()) else _elements(found, alive)
+        gradient = part.assembly.problem.gradient(part.values)
+        step = _NewtonStep.apply(gradient, _Adjoint(self, part))
         assert isinstance(step, Tensor)
-        return replace(found, values=found.values.retract(step))
+        steps = zero_step(found.values).index_put((alive,), step)
+        return replace(found, values=found.values.retract(steps))
 
 
 @dataclass(frozen=True)
@@ -119,12 +128,20 @@ def solve(
     )
 
 
+def _elements(found: Solution, keep: Tensor) -> Solution:
+    """The solution for some batch elements: a NaN of the others would spread to shared tensors."""
+    problem = pytree.tree_map(
+        lambda t: t[keep] if len(t) == len(keep) else t, found.assembly.problem
+    )
+    assembly = replace(found.assembly, problem=problem)
+    return replace(found.map(lambda t: t[keep]), assembly=assembly)
+
+
 @dataclass(frozen=True, eq=False)
 class _Adjoint:
     """Solves H u = v at a solution."""
 
     policy: Implicit
-    problem: Problem
     found: Solution
 
     def solve(self, v: Tensor) -> Tensor:
@@ -134,18 +151,21 @@ class _Adjoint:
             DnlsError: The Gauss–Newton Hessian is singular, or no iteration reached the tolerance.
         """
         factor = self.found.factorization()
-        if not bool(factor.ok.all()):
-            bad = (~factor.ok).nonzero().flatten()[:3].tolist()
+        singular = ~factor.ok & (v != 0).any(1)  # v = 0: nobody asks for that element's gradient
+        if bool(singular.any()):
+            bad = singular.nonzero().flatten()[:3].tolist()
             raise DnlsError(
                 "implicit differentiation needs a regular problem; the Gauss–Newton Hessian of "
                 f"batch elements {bad} is singular at the solution; anchor the free directions "
                 "with a prior"
             )
-        if self.policy.hessian == "gauss_newton":
-            return factor.solve(v)
-        return self._exact(v, factor)
 
-    def _exact(self, v: Tensor, factor: Factorization) -> Tensor:
+        def gauss_newton(vector: Tensor) -> Tensor:
+            return factor.solve(vector).masked_fill(~factor.ok[:, None], 0.0)
+
+        return gauss_newton(v) if self.policy.hessian != "exact" else self._exact(v, gauss_newton)
+
+    def _exact(self, v: Tensor, gauss_newton: Operator) -> Tensor:
         multiply = self._hessian()
         u = torch.zeros_like(v)
         residuals: dict[str, float] = {}
@@ -155,15 +175,13 @@ class _Adjoint:
             ("MINRES", minres),
         ):
             trial = iterate(
-                multiply, factor.solve, v, u, self.policy.tolerance, self.policy.iterations
+                multiply, gauss_newton, v, u, self.policy.tolerance, self.policy.iterations
             )
             u = _better(multiply, v, u, trial)
             residuals[name] = float(_relative(v - multiply(u), v).max())
             if residuals[name] <= self.policy.tolerance:
                 return u
-        if (
-            residuals["MINRES"] <= 1e-6
-        ):  # the attainable accuracy of badly scaled problems in float64
+        if residuals["MINRES"] <= ATTAINABLE:
             return u
         raise DnlsError(
             f"the adjoint system could not be solved to {self.policy.tolerance:g}: relative "
@@ -176,7 +194,8 @@ class _Adjoint:
         values = self.found.values.detach()
         with torch.enable_grad():
             delta = zero_step(values).requires_grad_()
-            objective = _detached(self.problem).objective(values.retract(delta)).sum()
+            problem = _detached(self.found.assembly.problem)
+            objective = problem.objective(values.retract(delta)).sum()
             (gradient,) = torch.autograd.grad(objective, delta, create_graph=True)
 
         def multiply(vector: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ class Solution:
     """The result of a minimization.
 
     Attributes:
-        values: The best values found.
+        values: After the last accepted step; unless the method goes uphill (Gauss–Newton), the
+            best that were found.
         status: One per batch element.
         cost: (B,) final objective.
         initial_cost: (B,).
@@ -103,7 +104,7 @@ class Solution:
     def last_factorization(self) -> Factorization:
         """The factor of the last linearization: as good as `factorization` for a covariance.
 
-        It differs by the curvature over the last step, which converged, and costs no linearization.
+        It differs by the curvature over the last step and costs no linearization.
         """
         return self.assembly.symbolic(self.linear).factorize(self.hessian)
 
@@ -207,8 +208,8 @@ def _loop(
             progress.end(progress.running, Status.DEADLINE)
             break
         proposal, state = method.propose(state, model, fresh)
-        trial = progress.values.retract(_masked(proposal.delta, progress.running))
-        trial_cost = assembly.cost(trial)
+        trial = progress.values.retract(_masked(proposal, progress.running))
+        trial_cost = assembly.cost(trial).detach()
         decrease = progress.cost - trial_cost
         outcome = _judge(progress.cost, decrease, proposal)
         accept, state = method.update(state, proposal, outcome)
@@ -227,7 +228,7 @@ def _loop(
     return Solution(
         progress.values,
         tuple(_STATUSES[code] for code in progress.status.tolist()),
-        progress.cost,
+        assembly.cost(progress.values) if torch.is_grad_enabled() else progress.cost,
         first,
         progress.iterations,
         progress.accepted,
@@ -251,9 +252,9 @@ def _gradient_small(model: Model, stop: Tolerances) -> Tensor:
     return model.normal.gradient.detach().abs().amax(1) <= stop.gradient
 
 
-def _masked(delta: Tensor, running: Tensor) -> Tensor:
-    """Zero steps for elements that have ended (theirs may be NaN)."""
-    return delta.masked_fill(~running[:, None], 0.0)
+def _masked(proposal: Proposal, running: Tensor) -> Tensor:
+    """Zero steps for elements that have ended or were not solvable: theirs may be NaN."""
+    return proposal.delta.masked_fill(~(running & proposal.ok)[:, None], 0.0)
 
 
 def _judge(cost: Tensor, decrease: Tensor, proposal: Proposal) -> Outcome:

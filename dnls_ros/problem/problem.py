@@ -60,6 +60,8 @@ class Problem(Mapping[str, Group]):
         Raises:
             DnlsError: Names the first variables without a factor.
         """
+        if not values:
+            raise DnlsError("there is nothing to optimize: the values hold no block")
         for name, ids in values.ids.items():
             seen = [r.ids for group in self.values() for r in group.refs if r.name == name]
             lonely = ids if not seen else ids[~torch.isin(ids, torch.cat(seen))]
