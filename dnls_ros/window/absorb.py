@@ -150,6 +150,9 @@ def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
         if late is not None:
             draft.verdicts.append((m, late))
             return False
+    if m.stamp in draft.state.increments[m.sensor].stamps:
+        _settle(draft, m, (Reason.DUPLICATE, f"a sample stamped {m.stamp} ns is in the window"))
+        return False
     buffer = model.insert(draft.state.increments[m.sensor], m)
     if isinstance(buffer, tuple):
         draft.verdicts.append((m, buffer))
@@ -169,6 +172,9 @@ def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, 
             )
         if not m.observations:
             return _settle(draft, m, None)
+    unusable = _unusable_start(draft, registry, rules, m)
+    if unusable is not None:
+        return _settle(draft, m, unusable)
     if not len(draft.stamps(rules.body)) and not _ignite(draft, registry, rules, m):
         if m.sensor in draft.state.increments:
             return _settle(draft, m, None)  # its sample is kept for when the track starts
@@ -181,8 +187,10 @@ def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, 
     late = too_late(draft, rules, m)
     if late is not None:
         return _settle(draft, m, late)
-    if m.sensor not in draft.state.increments and must_wait(draft, rules, m.stamp):
-        return _park(draft, registry, m, (Reason.TOO_LATE, "odometry never reached its stamp"))
+    young = draft.now - m.stamp <= registry.lag
+    if m.sensor not in draft.state.increments and young and must_wait(draft, rules, m.stamp):
+        draft.parked.append(m)
+        return None
     if camera is not None and isinstance(m, LandmarkMeasurement):
         start_extrinsic(draft, camera)
         state = image_state(draft, rules, camera, m)
@@ -218,6 +226,17 @@ def _guess(
         slot = int(np.searchsorted(draft.stamps(rules.body), found[0]))
         return compose(draft.pose(rules.body, slot), m.relative)
     return registry.models[m.sensor].guess(m)
+
+
+def _unusable_start(
+    draft: Draft, registry: Registry, rules: TrackRules, m: Measurement
+) -> Verdict | None:
+    """Why a measurement that might start its track makes no factor to hold it."""
+    model = registry.models.get(m.sensor)
+    if model is None or not model.config.ignition or len(draft.stamps(rules.body)):
+        return None
+    made = model.factors(m, (m.stamp,))
+    return made if isinstance(made, tuple) else None
 
 
 def _ignite(draft: Draft, registry: Registry, rules: TrackRules, m: Measurement) -> bool:

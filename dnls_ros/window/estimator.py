@@ -22,9 +22,9 @@ from dnls_ros.window.absorb import Registry
 from dnls_ros.window.archive import Archive
 from dnls_ros.window.bodies import Array, Body
 from dnls_ros.window.config import EstimatorConfig
-from dnls_ros.window.growth import TrackRules
+from dnls_ros.window.growth import TrackRules, too_late
 from dnls_ros.window.increments import Increments, Stamps
-from dnls_ros.window.ingress import Ingress, SensorCounters, Settled
+from dnls_ros.window.ingress import Ingress, SensorCounters, Settled, Verdict
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.measurements import CameraIntrinsics, Measurement, Reason, Rejection
 from dnls_ros.window.registry import build_registry
@@ -68,17 +68,19 @@ class Estimator:
     ) -> None:
         self.config = config
         self.linear, self.choices = _linear(config, linear)
-        self._archive = Archive() if archive else None
+        self._keep = archive
         self._start()
-        self._ingress = Ingress(config)
+        self._ingress = Ingress(config, self._too_late)
 
     def _start(self) -> None:
+        self._archive = Archive() if self._keep else None
         self._registry: Registry = build_registry(self.config)
         self._initializer = LandmarkInitializer()
         self._runner = StepRunner(self.config, self._registry, self._initializer, self.linear)
         self._state = self._empty_state()
         self._marginals: Marginals | None = None
         self._window_id = 0
+        self._now = 0
 
     def _empty_state(self) -> State:
         increments: dict[str, Increments] = {}
@@ -139,6 +141,7 @@ class Estimator:
             Exception: Whatever failed; the estimator is then as before, and the measurements of
                 this step are counted as SUSPECT.
         """
+        self._now = max(self._now, now)
         measurements = self._ingress.take(now)
         if not measurements:
             return None
@@ -146,6 +149,7 @@ class Estimator:
         try:
             with torch.no_grad():
                 done = self._runner.run(self._state, measurements, now)
+                said = self._describe(done) if isinstance(done, Step) else None
         except Exception as failure:
             self._initializer.pending = pending
             for m in measurements:
@@ -153,26 +157,38 @@ class Estimator:
                     m, (Reason.SUSPECT, f"the solve failed: {type(failure).__name__}: {failure}")
                 )
             raise
-        draft = done.draft if isinstance(done, Step) else done
-        self._commit(draft)
-        return self._report(done) if isinstance(done, Step) else None
+        self._commit(done)
+        if said is None:
+            return None
+        self._marginals, result = said
+        self._window_id = result.window_id
+        return result
 
-    def _commit(self, draft: Draft) -> None:
+    def _describe(self, done: Step) -> tuple[Marginals, StepResult]:
+        window_id = self._window_id + 1
+        marginals = Marginals(done.solution, done.factorization, self._registry, window_id)
+        return marginals, describe(done, marginals)
+
+    def _commit(self, done: Step | Draft) -> None:
+        draft = done.draft if isinstance(done, Step) else done
         self._state = draft.state
         for m, verdict in draft.verdicts:
             self._ingress.settle(m, verdict)
         self._ingress.put_back(draft.parked)
-        if self._archive is not None:
-            self._archive.add_rows(draft.left_rows)
-
-    def _report(self, done: Step) -> StepResult:
-        if self._archive is not None and done.marginalized is not None:
+        if self._archive is None:
+            return
+        self._archive.add_rows(draft.left_rows)
+        if isinstance(done, Step) and done.marginalized is not None:
             self._archive.add(done.marginalized)
-        self._window_id += 1
-        self._marginals = Marginals(
-            done.solution, done.factorization, self._registry, self._window_id
-        )
-        return describe(done, self._marginals)
+
+    def _too_late(self, m: Measurement) -> Verdict | None:
+        """The verdict on a measurement that no step can use any more."""
+        rules, draft = self._registry.rules_of(m.sensor), Draft(self._state, self._now)
+        if len(draft.stamps(rules.body)):
+            return too_late(draft, rules, m)
+        if self._now - m.stamp <= self._registry.lag:
+            return None
+        return Reason.TOO_LATE, "older than the window, and its track has not started"
 
     def pose_at(
         self,
@@ -217,7 +233,10 @@ class Estimator:
         )
 
     def _rules(self, track: str) -> TrackRules:
-        return self._registry.rules[track or self.config.tracks[0].name]
+        rules = self._registry.rules.get(track or self.config.tracks[0].name)
+        if rules is None:
+            raise DnlsError(f"no track '{track}'; there are {list(self._registry.rules)}")
+        return rules
 
     def reset(self) -> None:
         """Forgets everything but the counters; what waits is rejected as PAUSED."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -31,7 +32,12 @@ LARGEST_COORDINATE = 1e7
 """Positions beyond it [m] are not of this planet's map frames and cost float precision."""
 QUATERNION_TOLERANCE = 0.1
 """Accepted | ‖q‖ − 1 |: drivers round; what is further off is no rotation."""
-REMEMBERED_STAMPS = 4096
+REMEMBERED_STAMPS = 1 << 16
+"""Per sensor, to recognize duplicates: a window of 60 s at 1 kHz."""
+LOG_LENGTH = 1 << 16
+"""Settled measurements that wait for `Ingress.drain`; older ones are forgotten."""
+LATEST_STAMP = 1 << 62
+"""In the year 2116 [ns]: later stamps do not leave room for arithmetic in 64 bits."""
 
 Verdict = tuple[Reason, str]
 
@@ -86,15 +92,26 @@ class _Queued:
 
 
 class Ingress:
-    """Counts, checks and queues measurements by (stamp, sensor, sequence)."""
+    """Counts, checks and queues measurements by (stamp, sensor, sequence).
 
-    def __init__(self, config: EstimatorConfig) -> None:
+    Args:
+        config: The sensors.
+        too_late: Whether a measurement can never be used any more. Asked at the door, so that
+            nothing piles up when all stamps jump back and no step becomes due.
+    """
+
+    def __init__(
+        self,
+        config: EstimatorConfig,
+        too_late: Callable[[Measurement], Verdict | None] = lambda _: None,
+    ) -> None:
         self.sensors = {s.name: s for s in config.sensors}
         self.order = {s.name: k for k, s in enumerate(config.sensors)}
         self.counters = {s.name: SensorCounters() for s in config.sensors}
         self.future_limit = round(config.time.stamp_future_limit * 1e9)
         self._queue: list[_Queued] = []
-        self._log: list[Settled] = []
+        self._log: deque[Settled] = deque(maxlen=LOG_LENGTH)
+        self._too_late = too_late
         self._seen = {s.name: _Recent(REMEMBERED_STAMPS) for s in config.sensors}
         self._last_used = dict.fromkeys(self.sensors, -(1 << 62))
         self._sequence = dict.fromkeys(self.sensors, 0)
@@ -139,7 +156,8 @@ class Ingress:
 
     def drain(self) -> list[Settled]:
         """What was settled since the last call, in order."""
-        log, self._log = self._log, []
+        log = list(self._log)
+        self._log.clear()
         return log
 
     def take(self, now: int) -> list[Measurement]:
@@ -165,10 +183,12 @@ class Ingress:
             self._reject(measurement, verdict)
 
     def clear(self, reason: Reason, text: str) -> None:
-        """Rejects everything that waits."""
+        """Rejects everything that waits, and forgets which stamps were seen."""
         for queued in self._queue:
             self.settle(queued.measurement, (reason, text))
         self._queue = []
+        self._seen = {name: _Recent(REMEMBERED_STAMPS) for name in self.sensors}
+        self._last_used = dict.fromkeys(self.sensors, -(1 << 62))
 
     @property
     def waiting(self) -> int:
@@ -185,6 +205,8 @@ class Ingress:
             )
         if m.stamp <= 0:
             return Reason.ZERO_STAMP, f"stamp is {m.stamp} ns"
+        if m.stamp > LATEST_STAMP:
+            return Reason.FUTURE_STAMP, f"stamp is {m.stamp} ns, beyond the year 2116"
         if now is not None and m.stamp > now + self.future_limit:
             return (
                 Reason.FUTURE_STAMP,
@@ -195,10 +217,7 @@ class Ingress:
                 Reason.EMPTY_FRAME,
                 "header.frame_id is empty; set frame_override if that is meant",
             )
-        bad = check_content(m)
-        if bad is not None:
-            return bad
-        return self._check_history(sensor, m)
+        return check_content(m) or self._too_late(m) or self._check_history(sensor, m)
 
     def _check_history(self, sensor: SensorConfig, m: Measurement) -> Verdict | None:
         key = (m.stamp, m.stamp_from) if isinstance(m, RelativePoseMeasurement) else (m.stamp, 0)
@@ -237,13 +256,20 @@ def check_content(m: Measurement) -> Verdict | None:
                 Reason.ZERO_STAMP,
                 f"stamp_from {m.stamp_from} must be positive and before {m.stamp}",
             )
-        return _check_pose(m.relative)
+        return _check_pose(m.relative) or _check_covariance("covariance", m.covariance)
     if isinstance(m, OdometryMeasurement):
-        return _check_pose(m.pose) or _check_numbers("twist", m.twist, (6,))
+        return (
+            _check_pose(m.pose)
+            or _check_covariance("covariance", m.covariance)
+            or _check_numbers("twist", m.twist, (6,))
+            or _check_covariance("twist_covariance", m.twist_covariance)
+        )
     if isinstance(m, PoseMeasurement):
-        return _check_pose(m.pose)
+        return _check_pose(m.pose) or _check_covariance("covariance", m.covariance)
     if isinstance(m, TwistMeasurement):
-        return _check_numbers("twist", m.twist, (6,))
+        return _check_numbers("twist", m.twist, (6,)) or _check_covariance(
+            "covariance", m.covariance
+        )
     if isinstance(m, RangeBearingMeasurement):
         return _check_range_bearing(m)
     if isinstance(m, LandmarkMeasurement):
@@ -251,13 +277,25 @@ def check_content(m: Measurement) -> Verdict | None:
     return None
 
 
-def _check_numbers(name: str, values: Array, shape: tuple[int, ...]) -> Verdict | None:
-    values = np.asarray(values)
+def _check_array(name: str, values: Array, shape: tuple[int, ...]) -> Verdict | None:
     if values.shape != shape:
         return Reason.BAD_SHAPE, f"{name} has shape {values.shape}, expected {shape}"
-    if not np.isfinite(values).all():
-        return Reason.NOT_FINITE, f"{name} is not finite: {values.tolist()}"
+    if values.dtype.kind not in "fiu":
+        return Reason.BAD_SHAPE, f"{name} holds {values.dtype}, expected numbers"
     return None
+
+
+def _check_numbers(name: str, values: Array, shape: tuple[int, ...]) -> Verdict | None:
+    values = np.asarray(values)
+    bad = _check_array(name, values, shape)
+    if bad is None and not np.isfinite(values).all():
+        return Reason.NOT_FINITE, f"{name} is not finite: {values.tolist()}"
+    return bad
+
+
+def _check_covariance(name: str, given: Array | None) -> Verdict | None:
+    """Whether it is an array at all; what its numbers are worth depends on the sensor."""
+    return None if given is None else _check_array(name, np.asarray(given), (6, 6))
 
 
 def _check_pose(pose: Array) -> Verdict | None:
