@@ -17,12 +17,16 @@ from torch import Tensor
 
 from dnls_ros.linear import Factorization, LinearSolver
 from dnls_ros.optim import Assembly
-from dnls_ros.problem import FactorGroup, Problem, Structure
+from dnls_ros.problem import FactorGroup, Problem, Structure, Values
 from dnls_ros.window.absorb import NewFactors
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.gating import Innovation, innovation
 from dnls_ros.window.measurements import Reason
 from dnls_ros.window.state import Draft, GateState, State
+
+UNKNOWN_INFORMATION = 1e-8
+"""Added to every direction of a prediction [1/m², 1/rad²]: what nothing is known about (a new
+landmark, a track that just starts) passes any gate and leaves the others' as they are."""
 
 Statistics = Mapping[str, tuple[float, int]]
 """Sensor → (Σ normalized innovation squared, Σ dimensions)."""
@@ -30,14 +34,21 @@ Statistics = Mapping[str, tuple[float, int]]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The window without the measurements under test."""
+    """The window without the measurements under test.
 
+    Attributes:
+        values: Its mean, one Gauss–Newton step after what entered without a gate.
+        structure: Of its problem.
+        factorization: Of its Hessian.
+    """
+
+    values: Values
     structure: Structure
     factorization: Factorization
 
     @property
     def usable(self) -> bool:
-        """Whether every direction of it is known; else nothing can be called implausible."""
+        """Whether its covariance could be computed; else nothing can be called implausible."""
         return bool(self.factorization.ok.all())
 
 
@@ -92,8 +103,17 @@ def _predict(
 ) -> Prediction:
     groups, values = problem(draft.state), draft.state.values
     structure = Structure.of(groups, values)
-    normal = Assembly(groups, structure).normal_equations(values)
-    return Prediction(structure, linear.analyze(structure.pattern).factorize(normal.hessian))
+    pattern = structure.pattern
+    hessian = torch.zeros(1, pattern.nnz, dtype=torch.float64)
+    hessian[:, torch.from_numpy(pattern.diagonal)] = UNKNOWN_INFORMATION
+    if not groups:
+        return Prediction(values, structure, linear.analyze(pattern).factorize(hessian))
+    assembly = Assembly(groups, structure)
+    normal = assembly.normal_equations(values)
+    factorization = linear.analyze(pattern).factorize(normal.hessian + hessian)
+    moved = values.retract(-factorization.solve(normal.gradient[..., None])[..., 0])
+    better = bool((assembly.cost(moved) < normal.cost).all())
+    return Prediction(moved if better else values, structure, factorization)
 
 
 def _test(
@@ -106,7 +126,7 @@ def _test(
     keep = torch.ones(new.group.count, dtype=torch.bool)
     if prediction.usable:
         tested = innovation(
-            new.group, draft.state.values, prediction.structure, prediction.factorization
+            new.group, prediction.values, prediction.structure, prediction.factorization
         )
         keep = tested.passes(config.sensor(new.sensor).gate_probability)
         outcome.count(new.sensor, tested)
