@@ -31,9 +31,7 @@ def covariance_of(sensor: SensorConfig, given: Array | None, axes: tuple[int, ..
     if sensor.covariance == "fixed" or given is None:
         return _fixed(sensor, len(axes))
     chosen = np.asarray(given, dtype=np.float64)[np.ix_(axes, axes)]
-    if not np.isfinite(chosen).all():
-        return Reason.NOT_FINITE, f"covariance is not finite: diagonal {np.diag(chosen).tolist()}"
-    if not chosen.any() or chosen[0, 0] == -1.0:
+    if is_absent(given, axes):
         if sensor.on_zero_covariance == "use_fixed" and sensor.sigma:
             return _fixed(sensor, len(axes))
         kind = "all zero (unknown)" if not chosen.any() else "marked absent by −1"
@@ -41,8 +39,17 @@ def covariance_of(sensor: SensorConfig, given: Array | None, axes: tuple[int, ..
             Reason.BAD_COVARIANCE,
             f"covariance is {kind}; set sigma and covariance: fixed for sensor '{sensor.name}'",
         )
+    if not np.isfinite(chosen).all():
+        return Reason.NOT_FINITE, f"covariance is not finite: diagonal {np.diag(chosen).tolist()}"
     scale = sensor.covariance_scale if sensor.covariance == "scaled" else 1.0
     return _checked(sensor, scale * chosen)
+
+
+def is_absent(given: Array | None, axes: tuple[int, ...]) -> bool:
+    """Whether a message says nothing of the noise of these axes: no covariance, zeros, a −1."""
+    if given is None or given[0, 0] == -1.0:
+        return True
+    return not np.asarray(given)[np.ix_(axes, axes)].any()
 
 
 def _fixed(sensor: SensorConfig, count: int) -> Array | Bad:

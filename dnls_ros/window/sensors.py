@@ -41,11 +41,13 @@ from dnls_ros.window.measurements import (
     RelativePoseMeasurement,
     TwistMeasurement,
 )
-from dnls_ros.window.noise import covariance_of
+from dnls_ros.window.noise import covariance_of, is_absent
 from dnls_ros.window.rigid import compose, inverse, rotation_matrix
 
 POSE_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
 TWIST_AXES = ("vx", "vy", "vz", "vroll", "vpitch", "vyaw")
+LEAST_HEADING = 0.1
+"""Least length of a body's x axis, of unit length, in the plane."""
 UNMEASURED_DENSITY = 1e4
 """Variance per second of axes that a sensor of motion does not measure [m²/s, rad²/s]."""
 
@@ -109,17 +111,20 @@ def _noise(covariance: Array) -> SquareRootInformation:
     )
 
 
-def _selected_noise(covariance: Array, axes: tuple[int, ...], dim: int) -> SquareRootInformation:
-    """L (k, t) of a covariance (k, k) on some axes of a residual; the others are not seen."""
-    factor = _noise(covariance).factor
-    selection = torch.zeros(len(axes), dim, dtype=torch.float64)
-    selection[torch.arange(len(axes)), torch.tensor(axes)] = 1.0
-    return SquareRootInformation(factor @ selection)
+def _noise_of_mount(
+    config: SensorConfig, body: Body, covariance: Array, axes: tuple[int, ...]
+) -> SquareRootInformation:
+    """L (k, t) of a covariance (k, k) along the sensor's own axes, for a body's tangent."""
+    sensor_of_body = adjoint(inverse(pose_of_rpy(config.extrinsic)))
+    seen = torch.from_numpy(sensor_of_body[np.ix_(axes, body.axes)])
+    return SquareRootInformation(_noise(covariance).factor @ seen)
 
 
-def _tangent_axes(axes: tuple[int, ...], body: Body) -> tuple[int, ...]:
-    """Positions of SE(3) axes in the body's tangent."""
-    return tuple(body.axes.index(a) for a in axes)
+def _no_heading(body: Body, pose: Array) -> Verdict | None:
+    """Why a body on a plane cannot take a pose: its x axis is nearly vertical."""
+    if not body.planar or np.hypot(*rotation_matrix(pose)[:2, 0]) > LEAST_HEADING:
+        return None
+    return Reason.BAD_QUATERNION, "the x axis is vertical: a body on a plane then has no heading"
 
 
 def _ref(name: str, stamp: int) -> Ref:
@@ -165,24 +170,29 @@ class AbsolutePose:
         ref, loss = _ref(self.body.name, states[0]), loss_of(self.config)
         if not self._complete:
             return {self.config.name: self._partial(ref, pose, covariance, loss)}
-        return {self.config.name: self._full(ref, pose, turn, covariance, loss)}
+        extrinsic = pose_of_rpy(self.config.extrinsic)
+        body = compose(pose, inverse(extrinsic))
+        bad = _no_heading(self.body, body)
+        return bad or {self.config.name: self._full(ref, body, extrinsic, covariance, loss)}
 
     def _full(
-        self, ref: Ref, pose: Array, turn: Array, covariance: Array, loss: Loss | None
+        self, ref: Ref, body: Array, extrinsic: Array, covariance: Array, loss: Loss | None
     ) -> FactorGroup:
         axes = list(self._axes)
         everything = np.zeros((6, 6))  # a planar body has no freedom in the axes left out
         everything[np.ix_(axes, axes)] = covariance
-        extrinsic = pose_of_rpy(self.config.extrinsic)
+        z = self.body.elements(body[None])
+        # As the body stands in the track's manifold: a planar one upright, however z was tilted.
+        sensor = compose(self.body.poses(z)[0], extrinsic)
+        turn = np.kron(np.eye(2), rotation_matrix(sensor))
         carry = adjoint(extrinsic) @ turn.T  # fixed axes → axes of the sensor → axes of the body
         tangent = self.body.reduce(carry @ everything @ carry.T)
-        z = self.body.elements(compose(pose, inverse(extrinsic))[None])
         return prior(ref, z[None], noise=_noise(tangent), loss=loss)
 
     def _partial(self, ref: Ref, pose: Array, covariance: Array, loss: Loss | None) -> FactorGroup:
-        seen = [k for k, axis in enumerate(self._axes) if axis in self.body.axes]
-        axes = _tangent_axes(tuple(self._axes[k] for k in seen), self.body)
-        noise = _selected_noise(covariance[np.ix_(seen, seen)], axes, self.body.dim)
+        rows = [self.body.axes.index(axis) for axis in self._axes]
+        selection = torch.eye(self.body.dim, dtype=torch.float64)[rows]
+        noise = SquareRootInformation(_noise(covariance).factor @ selection)
         extrinsic = self.body.elements(pose_of_rpy(self.config.extrinsic)[None])
         z = self.body.elements(pose[None])
         return partial_pose(ref, extrinsic[None], z[None], noise=noise, loss=loss)
@@ -216,6 +226,9 @@ class DifferentialPose:
         if not isinstance(noise, MotionNoise):
             return noise
         pose = compose(_unit(m.pose), inverse(pose_of_rpy(self.config.extrinsic)))
+        bad = _no_heading(self.body, pose)
+        if bad is not None:
+            return bad
         return buffer.insert(m.stamp, self.body.elements(pose[None]), noise)
 
 
@@ -243,9 +256,7 @@ class Twist:
         covariance = covariance_of(self.config, m.covariance, axes)
         if isinstance(covariance, tuple):
             return covariance
-        seen = [k for k, axis in enumerate(axes) if axis in self.body.axes]
-        inside = _tangent_axes(tuple(axes[k] for k in seen), self.body)
-        noise = _selected_noise(covariance[np.ix_(seen, seen)], inside, self.body.dim)
+        noise = _noise_of_mount(self.config, self.body, covariance, axes)
         z = self.body.tangent(self._body_twist(m))
         return {
             self.config.name: prior(
@@ -288,9 +299,7 @@ class RelativePose:
         covariance = covariance_of(self.config, m.covariance, axes)
         if isinstance(covariance, tuple):
             return covariance
-        seen = [k for k, axis in enumerate(axes) if axis in self.body.axes]
-        inside = _tangent_axes(tuple(axes[k] for k in seen), self.body)
-        noise = _selected_noise(covariance[np.ix_(seen, seen)], inside, self.body.dim)
+        noise = _noise_of_mount(self.config, self.body, covariance, axes)
         extrinsic = pose_of_rpy(self.config.extrinsic)
         z = self.body.elements(
             compose(compose(extrinsic, _unit(m.relative)), inverse(extrinsic))[None]
@@ -370,12 +379,7 @@ def _motion_noise(
     covariance = covariance_of(config, given, axes)
     if isinstance(covariance, tuple):
         return covariance
-    fixed = (
-        config.covariance == "fixed"
-        or given is None
-        or not np.asarray(given).any()
-        or given[0, 0] == -1.0
-    )
+    fixed = config.covariance == "fixed" or is_absent(given, axes)
     carry = adjoint(pose_of_rpy(config.extrinsic))
     seen = np.zeros((6, 6))
     seen[np.ix_(axes, axes)] = covariance
