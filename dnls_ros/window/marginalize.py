@@ -26,6 +26,8 @@ from dnls_ros.problem import (
 )
 from dnls_ros.problem.variables import on_storage
 
+PRIOR = "window.prior"
+"""Name of the marginal prior among the groups; names of sensors have no dot."""
 Leaving = Mapping[str, Tensor]
 """Block name → (N,) bool, which of its variables leave."""
 
@@ -75,7 +77,7 @@ def marginalize(
     )
     involved: dict[str, Group] = dict(touched)
     if prior is not None:
-        involved["prior"] = prior
+        involved[PRIOR] = prior
     new_prior = _schur(involved, prior, values, leaving, first_estimates) if involved else None
     return Marginalized(kept, rest, new_prior, touched, removed_values)
 

@@ -14,6 +14,7 @@ from dnls_ros.optim import Solution, Status
 from dnls_ros.problem import FactorGroup
 from dnls_ros.window.absorb import Registry
 from dnls_ros.window.bodies import Array, Body
+from dnls_ros.window.chains import BRIDGE_SPEED
 from dnls_ros.window.growth import TrackRules
 from dnls_ros.window.query import Interpolated, extrapolate, interpolate
 from dnls_ros.window.results import PoseAt, PoseReason, StepResult, TrackEstimate
@@ -201,16 +202,12 @@ def _ahead(
     pose, carried = extrapolate(marginals.pose(body, newest), twist, seconds)
     covariance = None
     if with_covariance:
-        at_state = marginals.covariance(marginals.indices(body.name, [newest]))
+        by_twist = seconds * body.group.right_jacobian(twist * seconds)[0]
+        ahead = _covariance_ahead(marginals, rules, newest, torch.cat([carried, by_twist], 1))
         growth = torch.diag(torch.tensor(rules.track.motion_sigma, dtype=torch.float64) ** 2)
         # A velocity's random walk adds σ² t³/3 to the pose, a pose's own adds σ² t.
-        growth = growth * (seconds**3 / 3 if body.moving else seconds)
-        if body.moving:
-            growth = (
-                growth
-                + marginals.covariance(marginals.indices(body.velocity, [newest])) * seconds**2
-            )
-        covariance = body.expand((carried @ at_state @ carried.mT + growth).numpy())
+        ahead = ahead + growth * (seconds**3 / 3 if body.moving else seconds)
+        covariance = body.expand(ahead.numpy())
     return PoseAt(
         True,
         PoseReason.OK,
@@ -222,6 +219,27 @@ def _ahead(
         marginals.window_id,
         f"extrapolated by {seconds:.3f} s",
     )
+
+
+def _covariance_ahead(
+    marginals: Marginals, rules: TrackRules, newest: int, carry: Tensor
+) -> Tensor:
+    """Covariance (t, t) of ``carry`` (t, 2t) times the errors of the newest pose and its twist.
+
+    A twist that is no variable is the difference of the last two poses; the measured motion
+    between them says how uncertain it is.
+    """
+    body, t = rules.body, rules.body.dim
+    pose = marginals.indices(body.name, [newest])
+    if body.moving:
+        joint = marginals.covariance([*pose, *marginals.indices(body.velocity, [newest])])
+        return carry @ joint @ carry.mT
+    twist = torch.diag(torch.full((t,), BRIDGE_SPEED**2, dtype=torch.float64))
+    if newest > 0:
+        seconds = float(np.diff(marginals.stamps(body)[-2:])[0]) * 1e-9
+        twist = _interval_covariance(marginals, body, (newest - 1, newest)) / seconds**2
+    by_pose, by_twist = carry.split(t, 1)
+    return by_pose @ marginals.covariance(pose) @ by_pose.mT + by_twist @ twist @ by_twist.mT
 
 
 def _between(marginals: Marginals, rules: TrackRules, stamp: int, with_covariance: bool) -> PoseAt:

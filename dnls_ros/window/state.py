@@ -19,8 +19,8 @@ from dnls_ros.window.increments import Increments, Stamps
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.measurements import CameraIntrinsics, LandmarkObservation, Measurement
 
-LANDMARK = "landmark"
-"""Block of rigid landmark bodies (tags, boards), SE(3)."""
+LANDMARK = "map.landmark"
+"""Block of rigid landmark bodies (tags, boards), SE(3); names of tracks have no dot."""
 
 
 @dataclass(frozen=True, eq=False)
