@@ -607,3 +607,31 @@ def test_fixed_linearization_points_do_not_move_with_the_iterate() -> None:
         atol=1e-12,
         rtol=0,
     )
+
+
+def test_the_last_factorization_is_the_final_one_up_to_the_last_step() -> None:
+    problem, initial = world(2)
+    found = minimize(problem, initial, LevenbergMarquardt(), Cholmod(), TIGHT)
+    v = normal(2, 32, seed=3)
+    exact = found.factorization().solve(v)
+    structure = problem.structure(initial)
+    equations = Assembly(problem, structure).normal_equations(found.values)
+    dense = structure.pattern.dense(equations.hessian)
+    torch.testing.assert_close(exact, torch.linalg.solve(dense, v))
+    torch.testing.assert_close(found.last_factorization().solve(v), exact, atol=0, rtol=1e-6)
+    rough = minimize(problem, initial, LevenbergMarquardt(), Cholmod(), Tolerances(cost=1.0))
+    assert rough.status == (Status.CONVERGED_COST,) * 2
+    assert (rough.last_factorization().solve(v) - rough.factorization().solve(v)).norm() > 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_a_cuda_device_finds_the_minimum_of_the_cpu(method: Method[Any]) -> None:
+    problem, initial = world(8)
+    here = minimize(problem, initial, method, Dense(), TIGHT)
+    problem, initial = pytree.tree_map(lambda t: t.cuda(), (problem, initial))
+    there = minimize(problem, initial, method, Dense(), TIGHT)
+    assert there.cost.device.type == "cuda"
+    torch.testing.assert_close(there.cost.cpu(), here.cost, atol=0, rtol=1e-10)
+    assert here.values.local(there.values.map(Tensor.cpu)).abs().max() < 1e-8

@@ -85,7 +85,8 @@ class Solution:
         iterations: (B,) trials of each element, rejected ones included.
         accepted: (B,) accepted steps.
         damping: (B,) final λ or 1/radius.
-        hessian: (B, nnz) of the last linearization, before the last accepted step.
+        hessian: (B, nnz) of the last linearization: at the values, or before the last step of an
+            element that converged by it.
         assembly: The problem over its structure.
         linear: The solver that was used.
     """
