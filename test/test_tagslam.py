@@ -34,6 +34,7 @@ from dnls_ros.window.measurements import CameraIntrinsics, Reason
 from dnls_ros.window.parameters import load_parameters
 from dnls_ros.window.reprojection import project
 from dnls_ros.window.rigid import compose, inverse
+from dnls_ros.window.state import LANDMARK
 
 Array = NDArray[np.float64]
 Find = Callable[[str], Path]
@@ -180,9 +181,9 @@ def residuals(
 ) -> Array:
     """‖projected − detected‖ of all detected corners [px]; infinite where no pose is known."""
     landmarks = read_landmark_map(config.sensors[0].landmarks.map_file)
-    element = full.solution.values["landmark"]
+    element = full.solution.values[LANDMARK]
     assert isinstance(element, SE3)
-    keys = full.solution.values.ids["landmark"].tolist()
+    keys = full.solution.values.ids[LANDMARK].tolist()
     bodies = dict(zip(keys, element[0].normalized().tensor.numpy(), strict=True))
     bodies |= {b.key: b.pose for b in landmarks.bodies if b.pose is not None}
     rigs = dict(zip(full.stamps.tolist(), full.poses, strict=True))
@@ -296,7 +297,7 @@ def test_every_corner_of_a_tour_is_explained(
     assert (counters.received, counters.accepted) == (681, 681)
     assert len(outcome.norms) == 51384
     assert len(outcome.full.stamps) == 680  # one image shows nothing
-    assert len(outcome.full.solution.values.ids["landmark"]) == bodies
+    assert len(outcome.full.solution.values.ids[LANDMARK]) == bodies
     assert np.median(outcome.norms) <= median
     assert np.percentile(outcome.norms, 90) <= p90
     assert outcome.ate <= ate
