@@ -210,21 +210,21 @@ def test_the_life_cycle_gates_measurements_and_parameters(tmp_path):
                 request = lifecycle.Request(transition=transition(id=number))
                 return call(change, request).success
 
-            def set_seed(value: int) -> Any:
+            def set_threads(value: int) -> Any:
                 kind = message_class("rcl_interfaces/msg/Parameter")
                 holder = message_class("rcl_interfaces/msg/ParameterValue")
-                seed = kind(name="seed", value=holder(type=2, integer_value=value))
+                threads = kind(name="num_threads", value=holder(type=2, integer_value=value))
                 client = node.create_client(parameters, "dnls_estimator/set_parameters")
-                return call(client, parameters.Request(parameters=[seed])).results[0]
+                return call(client, parameters.Request(parameters=[threads])).results[0]
 
             bench = Bench(node, process)
             assert go(transition.TRANSITION_CONFIGURE)
             bench.wait_until_subscribed()
             bench.gps.publish(good_pose(0.0))  # before activation: not received
             assert pose_at(bench.client, 0.0).reason == 3
-            assert set_seed(5).successful
+            assert set_threads(5).successful
             assert go(transition.TRANSITION_ACTIVATE)
-            refusal = set_seed(6)
+            refusal = set_threads(6)
             assert not refusal.successful
             assert "set while inactive" in refusal.reason
             for k in range(1, 5):

@@ -21,7 +21,6 @@ class WindowConfig:
     max_landmarks: int
     min_state_gap: float
     max_gap: float
-    marginalization: str
     prior_fej: bool
 
 
@@ -200,7 +199,6 @@ class EstimatorConfig:
     tracks: tuple[TrackConfig, ...]
     device: str
     num_threads: int
-    seed: int
     deterministic: bool
     window: WindowConfig
     history: HistoryConfig

@@ -35,7 +35,6 @@ def own_outputs(config: EstimatorConfig) -> tuple[str, ...]:
 def warnings_of(config: EstimatorConfig) -> tuple[str, ...]:
     """Sentences about settings that are allowed but seldom wanted."""
     found = (
-        (config.window.marginalization == "drop", "window.marginalization: drop forgets the past"),
         (
             config.gate.reopen_after == 0.0,
             "gate.reopen_after: a gated sensor may stay out for ever",

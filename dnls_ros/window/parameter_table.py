@@ -1,10 +1,9 @@
 """The one table of parameters: declared by the node, checked against, printed as documentation.
 
-A row says name, type, default, unit, allowed values, whether it may change while the estimator
-runs, and what it means. Names in ``TRACK`` and ``SENSOR`` are relative to their block: the row
-``sigma`` of sensor ``gps`` is the parameter ``sensor.gps.sigma``. What depends on more than one
-row (lengths, required combinations) is checked in ``dnls_ros.window.parameter_checks``; seconds,
-metres and radians are as written in the unit column.
+A row says name, type, default, unit, allowed values, and what it means. Names in ``TRACK`` and
+``SENSOR`` are relative to their block: the row ``sigma`` of sensor ``gps`` is the parameter
+``sensor.gps.sigma``. What depends on more than one row (lengths, required combinations) is checked
+in ``dnls_ros.window.parameter_checks``; seconds, metres and radians are as in the unit column.
 """
 
 from __future__ import annotations
@@ -53,8 +52,6 @@ class Row:
         range: Allowed numbers (of each entry).
         choices: Allowed words (of each entry).
         pattern: Regular expression that the whole word (or each entry) matches.
-        dynamic: Whether a change is meant to count between two solves; so far the node takes every
-            change at configure only.
     """
 
     name: str
@@ -65,7 +62,6 @@ class Row:
     range: Range | None = None
     choices: tuple[str, ...] = ()
     pattern: str = ""
-    dynamic: bool = False
 
 
 POSITIVE = Range(0.0, open=True)
@@ -94,7 +90,6 @@ NODE: tuple[Row, ...] = (
         "where the window is solved; auto probes once and says what it chose",
         pattern=r"auto|cpu|cuda(:\d+)?"),
     Row("num_threads", "int", 2, "threads of one solve", range=Range(1, 64)),
-    Row("seed", "int", 0, "seed of everything random", range=Range(0)),
     Row("deterministic", "bool", False,
         "no time budget, no result that depends on the wall clock"),
     Row("window.duration", "double", 2.0, "lag: older states are marginalized", unit="s",
@@ -108,8 +103,6 @@ NODE: tuple[Row, ...] = (
     Row("window.max_gap", "double", 0.5,
         "a longer gap between states cuts or inflates the motion factor", unit="s",
         range=Range(0.05, 10.0)),
-    Row("window.marginalization", "string", "schur",
-        "what becomes of old states; drop forgets them", choices=("schur", "drop")),
     Row("window.prior_fej", "bool", False,
         "linearize at first estimates what touches the marginal prior"),
     Row("history.duration", "double", 60.0, "how long solved poses are kept for the path",
@@ -118,42 +111,38 @@ NODE: tuple[Row, ...] = (
         "solve at multiples of 1/rate of data time, or per measurement",
         choices=("rate", "measurement")),
     Row("solver.rate", "double", 20.0, "solves per second of data time", unit="Hz",
-        range=Range(0.5, 500.0), dynamic=True),
-    Row("solver.max_iterations", "int", 10, "iterations of one solve", range=Range(1, 200),
-        dynamic=True),
+        range=Range(0.5, 500.0)),
+    Row("solver.max_iterations", "int", 10, "iterations of one solve", range=Range(1, 200)),
     Row("solver.time_budget", "double", 0.035,
         "stop iterating after this long (at most 1/rate; ignored when deterministic)", unit="s",
-        range=Range(0.001, 10.0), dynamic=True),
-    Row("solver.lambda_init", "double", 1e-5, "first damping", range=POSITIVE, dynamic=True),
+        range=Range(0.001, 10.0)),
+    Row("solver.lambda_init", "double", 1e-5, "first damping", range=POSITIVE),
     Row("solver.lambda_factor", "double", 10.0, "growth of the damping after a rejected step",
-        range=Range(1.0, open=True), dynamic=True),
-    Row("solver.lambda_max", "double", 1e7, "damping at which a solve gives up", range=POSITIVE,
-        dynamic=True),
+        range=Range(1.0, open=True)),
+    Row("solver.lambda_max", "double", 1e7, "damping at which a solve gives up", range=POSITIVE),
     Row("solver.cost_tolerance", "double", 1e-6, "converged when the cost falls by less, relative",
-        range=Range(0.0, 1.0), dynamic=True),
+        range=Range(0.0, 1.0)),
     Row("solver.step_tolerance", "double", 1e-7, "converged when the step is smaller",
-        range=Range(0.0, 1.0), dynamic=True),
+        range=Range(0.0, 1.0)),
     Row("solver.gradient_tolerance", "double", 1e-8, "converged when the gradient is smaller",
-        range=Range(0.0, 1.0), dynamic=True),
+        range=Range(0.0, 1.0)),
     Row("solver.linear_solver", "string", "auto", "how the normal equations are solved",
         choices=("auto", "sparse_cpu", "dense_cpu", "sparse_cuda", "dense_cuda")),
     Row("time.stamp_future_limit", "double", 0.1, "stamps further ahead of the clock are rejected",
-        unit="s", range=Range(0.0, 10.0), dynamic=True),
+        unit="s", range=Range(0.0, 10.0)),
     *INIT,
     Row("gate.reopen_after", "double", 1.0,
         "a sensor gated for this long is believed again; 0 = never", unit="s",
-        range=Range(0.0, 3600.0), dynamic=True),
+        range=Range(0.0, 3600.0)),
     Row("gate.reopen_inflation", "double", 10.0,
-        "factor on its covariance while it is being believed again", range=Range(1.0),
-        dynamic=True),
+        "factor on its covariance while it is being believed again", range=Range(1.0)),
     Row("publish.path_rate", "double", 5.0, "path messages per second; 0 = none", unit="Hz",
-        range=Range(0.0, 100.0), dynamic=True),
-    Row("publish.path_max_poses", "int", 1000, "poses in a path message", range=Range(2, 100000),
-        dynamic=True),
+        range=Range(0.0, 100.0)),
+    Row("publish.path_max_poses", "int", 1000, "poses in a path message", range=Range(2, 100000)),
     Row("health.max_prediction", "double", 0.5, "furthest extrapolation past the newest state",
-        unit="s", range=Range(0.0, 10.0), dynamic=True),
+        unit="s", range=Range(0.0, 10.0)),
     Row("log.throttle", "double", 5.0, "shortest time between two log lines of one kind", unit="s",
-        range=Range(0.1, 60.0), dynamic=True),
+        range=Range(0.1, 60.0)),
 )  # fmt: skip
 
 TRACK: tuple[Row, ...] = (
@@ -164,9 +153,9 @@ TRACK: tuple[Row, ...] = (
     Row("parent_frame", "string", "", "frame of its poses; default: world_frame",
         pattern=FRAME + "|"),
     Row("motion", "string", "constant_velocity", "what ties consecutive states together",
-        choices=("none", "static", "random_walk", "constant_velocity")),
+        choices=("none", "random_walk", "constant_velocity")),
     Row("motion_sigma", "double[]", (),
-        "noise density, one number per degree of freedom: of the pose for static and random_walk "
+        "noise density, one number per degree of freedom: of the pose for random_walk "
         "(default 0.001), of the velocity for constant_velocity (default 0.5)",
         unit="m, rad per √s; m/s, rad/s per √s", range=POSITIVE),
     Row("publish", "bool", True, "whether its topics are published"),
@@ -183,8 +172,7 @@ SENSOR: tuple[Row, ...] = (
         choices=("best_effort", "reliable")),
     Row("qos.depth", "int", 10, "messages kept before the executor takes them",
         range=Range(1, 5000)),
-    Row("enabled", "bool", True, "false: every message is counted as SENSOR_DISABLED",
-        dynamic=True),
+    Row("enabled", "bool", True, "false: every message is counted as SENSOR_DISABLED"),
     Row("differential", "bool", False,
         "use the motion between two messages instead of the pose itself"),
     Row("axes", "string[]", (), "measured axes; default: all of the type that the manifold has",
@@ -195,32 +183,29 @@ SENSOR: tuple[Row, ...] = (
     Row("sigma", "double[]", (),
         "standard deviation per axis; for a differential sensor a density per √s [m/√s, rad/√s]; "
         "for landmarks one number [px], default 1",
-        unit="m, rad, m/s, rad/s, px", range=POSITIVE, dynamic=True),
+        unit="m, rad, m/s, rad/s, px", range=POSITIVE),
     Row("sigma_floor", "double[]", (1e-4,),
-        "least standard deviation: one number, or one per axis", unit="as sigma", range=POSITIVE,
-        dynamic=True),
+        "least standard deviation: one number, or one per axis", unit="as sigma", range=POSITIVE),
     Row("covariance_scale", "double", 1.0, "factor on the message's covariance when scaled",
-        range=POSITIVE, dynamic=True),
+        range=POSITIVE),
     Row("on_zero_covariance", "string", "",
         "all-zero covariance: take sigma or reject; default: use_fixed if sigma is set, else "
         "reject",
         choices=("use_fixed", "reject", "")),
     Row("robust", "string", "none", "robust loss",
-        choices=("none", "huber", "cauchy", "geman_mcclure", "tukey", "welsch"), dynamic=True),
+        choices=("none", "huber", "cauchy", "geman_mcclure", "tukey", "welsch")),
     Row("robust_scale", "double", 1.345, "whitened residual at which the loss bends", unit="σ",
-        range=POSITIVE, dynamic=True),
+        range=POSITIVE),
     Row("gate_probability", "double", 0.0,
-        "χ² probability of the gate; 0 = off, else 0.5..0.999999", range=Range(0.0, 0.999999),
-        dynamic=True),
+        "χ² probability of the gate; 0 = off, else 0.5..0.999999", range=Range(0.0, 0.999999)),
     Row("stamp_source", "string", "header", "the message's stamp or its arrival",
         choices=("header", "arrival")),
-    Row("stamp_offset", "double", 0.0, "added to every stamp", unit="s", range=Range(-5.0, 5.0),
-        dynamic=True),
+    Row("stamp_offset", "double", 0.0, "added to every stamp", unit="s", range=Range(-5.0, 5.0)),
     Row("frame_override", "string", "", "replaces header.frame_id", pattern=FRAME + "|"),
     Row("expected_rate", "double", 0.0, "declared rate; 0 = undeclared", unit="Hz",
-        range=Range(0.0, 10000.0), dynamic=True),
+        range=Range(0.0, 10000.0)),
     Row("throttle", "double", 0.0, "least data time between two used measurements", unit="s",
-        range=Range(0.0, 3600.0), dynamic=True),
+        range=Range(0.0, 3600.0)),
     Row("ignition", "bool", False,
         "may start its track; if no sensor of a track says so, every absolute pose sensor may"),
     Row("extrinsic", "double[]", (0.0,) * 6, "body_T_sensor as x y z roll pitch yaw",
