@@ -92,11 +92,11 @@ def spatial_steps(count: int) -> Iterator[tuple[float, StepResult]]:
     lens = CameraIntrinsics(focal=(500.0, 500.0), center=(320.0, 240.0), width=640, height=480)
     estimator.set_intrinsics("tags", lens)
     generator = np.random.default_rng(0)
-    for k in range(count + 60):
+    for k in range(count + 90):
         image = wall_image(k, lens, generator)
         estimator.feed(image)
         seconds, result = timed(lambda now=image.stamp: estimator.step(now))
-        if result is not None and result.landmarks >= 100:
+        if result is not None and result.landmarks >= 95:
             yield seconds, result
 
 

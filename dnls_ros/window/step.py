@@ -280,7 +280,7 @@ class ChainMemory:
 class _Watch:
     """Wall time by stage; nothing but reports depends on it."""
 
-    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._last = clock()
         self.seconds: dict[str, float] = {}
