@@ -1,8 +1,9 @@
-"""Time of one estimator step, measurements in to poses out: 60 SE(2) states; 20 SE(3) states and 100 landmarks.
+"""Time of one estimator step: 60 SE(2) states; 20 SE(3) states and 100 landmarks.
 
     python benchmarks/step_time.py [--steps 200]
 
-Prints percentiles of wall time per step, and of its stages. One thread. Compare figures of one run only: machines differ and drift.
+Prints percentiles of wall time per step, measurements in to poses out, and of its stages. One
+thread. Compare figures of one run only: machines differ and drift.
 """
 
 from __future__ import annotations
@@ -79,7 +80,12 @@ def spatial_steps(count: int) -> Iterator[tuple[float, StepResult]]:
                 }
             },
             "sensor": {
-                "tags": {"type": "landmarks", "topic": "t", "camera_info_topic": "i", "sigma": [0.5]}
+                "tags": {
+                    "type": "landmarks",
+                    "topic": "t",
+                    "camera_info_topic": "i",
+                    "sigma": [0.5],
+                }
             },
         }
     )
@@ -100,7 +106,9 @@ def spatial_steps(count: int) -> Iterator[tuple[float, StepResult]]:
             yield seconds, result
 
 
-def wall_image(k: int, lens: CameraIntrinsics, generator: np.random.Generator) -> LandmarkMeasurement:
+def wall_image(
+    k: int, lens: CameraIntrinsics, generator: np.random.Generator
+) -> LandmarkMeasurement:
     """The k-th image: the camera sways before a wall with 5 × 25 tags, which it faces."""
     sway = 2 * np.pi * k / 60
     position = np.array([2.5 * np.sin(sway), 0.3 * np.sin(2 * sway), 0.2 * np.cos(sway)])
@@ -117,9 +125,14 @@ def wall_image(k: int, lens: CameraIntrinsics, generator: np.random.Generator) -
             noise = 0.3 * generator.normal(size=(4, 2))
             seen.append((np.linalg.norm(pixels.mean(0) - lens.center), tag, pixels + noise))
     nearest = sorted(seen, key=lambda s: s[0])[:: max(1, len(seen) // 12)][:12]
-    observations = tuple(LandmarkObservation(id=f"tag36h11:{tag}", pixels=pixels) for _, tag, pixels in nearest)
+    observations = tuple(
+        LandmarkObservation(id=f"tag36h11:{tag}", pixels=pixels) for _, tag, pixels in nearest
+    )
     return LandmarkMeasurement(
-        sensor="tags", stamp=(1000 + k // 10) * SECOND + (k % 10) * SECOND // 10, frame="camera", observations=observations
+        sensor="tags",
+        stamp=1000 * SECOND + k * SECOND // 10,
+        frame="camera",
+        observations=observations,
     )
 
 
@@ -127,7 +140,9 @@ def summary(name: str, steps: list[tuple[float, StepResult]]) -> dict[str, objec
     """Percentiles of the wall time [ms] and the window's size."""
     seconds = np.array([s for s, _ in steps])
     last = steps[-1][1]
-    stages = {key: 1e3 * float(np.median([r.seconds[key] for _, r in steps])) for key in last.seconds}
+    stages = {
+        key: 1e3 * float(np.median([r.seconds[key] for _, r in steps])) for key in last.seconds
+    }
     return {
         "name": name,
         "steps": len(steps),

@@ -1,8 +1,9 @@
-"""The estimator as its users drive it: feed, step, ask; every kind of sensor, every kind of bad input."""
+"""The estimator as its users drive it: feed, step, ask; every kind of sensor and of bad input."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -81,7 +82,8 @@ def odometry(stamp: int, pose: np.ndarray | None = None) -> OdometryMeasurement:
     twist = np.array([SPEED, 0, 0, 0, 0, TURN])
     return OdometryMeasurement(
         sensor="odometry", stamp=stamp, frame="odom", pose=truth(stamp) if pose is None else pose,
-        covariance=np.zeros((6, 6)), child_frame="base_link", twist=twist, twist_covariance=1e-4 * np.eye(6),
+        covariance=np.zeros((6, 6)), child_frame="base_link", twist=twist,
+        twist_covariance=1e-4 * np.eye(6),
     )  # fmt: skip
 
 
@@ -133,7 +135,8 @@ def test_any_order_of_arrival_inside_the_lag_gives_the_same_estimate() -> None:
     measurements = stream(1.5)
     reference = run(Estimator(configuration(BOTH)), measurements)
     assert reference is not None
-    # The first fix starts the track, so it comes first; everything else may come in any order, in any number of steps.
+    # The first fix starts the track, so it comes first; everything else may come in any order,
+    # in any number of steps.
     first = next(m for m in measurements if m.sensor == "fix")
     rest = [m for m in measurements if m is not first and m.stamp > first.stamp]
     early = [m for m in measurements if m.stamp < first.stamp]
@@ -259,16 +262,25 @@ def test_an_outlier_is_gated_and_a_sensor_shut_out_for_long_is_believed_again() 
     assert balanced(estimator)
 
 
+SMOOTH = {"motion": "constant_velocity", "motion_sigma": [0.1, 0.1, 0.1]}
 SENSORS_ALONE = {
-    "pose": ({"a": {"type": "pose", "topic": "t"}}, lambda s, g: fix(s, noisy(truth(s), g, 0.05), sensor="a"), {"motion": "constant_velocity", "motion_sigma": [0.1, 0.1, 0.1]}),
+    "pose": (
+        {"a": {"type": "pose", "topic": "t"}},
+        lambda s, g: fix(s, noisy(truth(s), g, 0.05), sensor="a"),
+        SMOOTH,
+    ),
     "pose_stamped": (
         {"a": {"type": "pose_stamped", "topic": "t", "sigma": [0.05, 0.05, 0.05]}},
-        lambda s, g: PoseMeasurement(sensor="a", stamp=s, frame="map", pose=noisy(truth(s), g, 0.05)),
-        {"motion": "constant_velocity", "motion_sigma": [0.1, 0.1, 0.1]},
+        lambda s, g: PoseMeasurement(
+            sensor="a", stamp=s, frame="map", pose=noisy(truth(s), g, 0.05)
+        ),
+        SMOOTH,
     ),
     "odometry": (
         {"a": {"type": "odometry", "topic": "t"}},
-        lambda s, g: replace(odometry(s, noisy(truth(s), g, 0.05)), sensor="a", covariance=0.0025 * np.eye(6)),
+        lambda s, g: replace(
+            odometry(s, noisy(truth(s), g, 0.05)), sensor="a", covariance=0.0025 * np.eye(6)
+        ),
         {"motion": "random_walk", "motion_sigma": [1.0, 1.0, 0.5]},
     ),
 }  # fmt: skip
@@ -333,7 +345,7 @@ def test_relative_poses_alone_chain_from_the_start() -> None:
             relative=compose(inverse(truth(a)), truth(b)),
             covariance=1e-6 * np.eye(6),
         )
-        for a, b in zip(stamps, stamps[1:], strict=False)
+        for a, b in pairwise(stamps)
     ]
     result = run(estimator, fed)
     assert result is not None
@@ -367,14 +379,17 @@ def test_ranges_and_bearings_to_known_landmarks_correct_a_drifting_odometry(tmp_
             RangeBearingMeasurement(
                 sensor="radar", stamp=stamp + 1, frame="base_link", ids=tuple(points),
                 ranges=np.linalg.norm(away, axis=1) + 0.02 * generator.normal(size=3),
-                bearings=np.arctan2(away[:, 1], away[:, 0]) - yaw_of(here) + 0.01 * generator.normal(size=3),
+                bearings=np.arctan2(away[:, 1], away[:, 0]) - yaw_of(here)
+                + 0.01 * generator.normal(size=3),
                 sigma_range=0.02, sigma_bearing=0.01,
             )
         )  # fmt: skip
     result = run(estimator, fed[:-1], fed[-2].stamp)
     assert result is not None
     final = result.tracks["robot"]
-    assert np.linalg.norm(final.poses[-1][:2] - truth(int(final.stamps[-1]))[:2]) < 0.06  # the odometry is off by 0.4
+    assert (
+        np.linalg.norm(final.poses[-1][:2] - truth(int(final.stamps[-1]))[:2]) < 0.06
+    )  # the odometry is off by 0.4
 
 
 BAD = {

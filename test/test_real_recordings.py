@@ -1,4 +1,4 @@
-"""Public recordings through the estimator: a simulated TurtleBot with AMCL, and UTIAS MR.CLAM 7."""
+"""Public recordings through the estimator: a TurtleBot with AMCL, and UTIAS MR.CLAM 7."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ def test_between_amcl_poses_the_causal_estimate_beats_odometry_chained_from_the_
         float(np.sqrt(np.square(e).sum(1).mean())) for e in (np.array(ours), np.array(chained))
     )
     print(
-        f"held-out AMCL poses: {len(ours)}, ours {1e3 * rmse:.2f} mm, odometry chained {1e3 * baseline:.2f} mm"
+        f"held-out AMCL poses: {len(ours)}, ours {1e3 * rmse:.2f} mm, "
+        f"odometry chained {1e3 * baseline:.2f} mm"
     )
     assert len(ours) == 26
     assert rmse < baseline

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -222,9 +224,7 @@ def test_ticks_lie_on_exact_multiples_of_the_period_and_none_is_lost(rate: float
         round(t * rate / 1e9) * 10**9 // 1 - t * rate == pytest.approx(0, abs=rate * 300)
         for t in ticks
     )
-    assert all(
-        b - a == pytest.approx(1e9 / rate, abs=1) for a, b in zip(ticks, ticks[1:], strict=False)
-    )
+    assert all(b - a == pytest.approx(1e9 / rate, abs=1) for a, b in pairwise(ticks))
 
 
 def test_a_measurement_exactly_on_a_tick_belongs_to_that_tick() -> None:

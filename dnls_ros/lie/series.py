@@ -154,13 +154,9 @@ def _horner(x: Tensor, rows: tuple[Constant, ...]) -> Tensor:
 
 
 def _readable(x: Tensor) -> bool:
-    """Whether a branch on the numbers is allowed: no transform, no graph, no device to wait for."""
-    return not (
-        x.requires_grad
-        or x.is_cuda
-        or torch._C._functorch.is_functorch_wrapped_tensor(x)  # the public API cannot tell
-        or torch.compiler.is_compiling()
-    )
+    """Whether a branch on the numbers may be taken: no transform, no graph, no device to ask."""
+    hidden = x.requires_grad or x.is_cuda or is_functorch_wrapped_tensor(x)
+    return not (hidden or torch.compiler.is_compiling())
 
 
 def _blend(
