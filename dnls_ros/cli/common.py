@@ -15,6 +15,7 @@ import torch
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.faults import Fault, parse_fault
+from dnls_ros.linear import choose_device
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.parameters import load_parameters
 
@@ -55,14 +56,13 @@ def add_command(
     return parser
 
 
-def add_figure_options(parser: argparse.ArgumentParser, device: bool = True) -> None:
+def add_figure_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of every command that reports figures."""
     parser.add_argument("--json", action="store_true", help="a JSON object as the last line")
     parser.add_argument(
         "--threads", type=threads, default=1, metavar="N", help="of torch (default 1)"
     )
-    if device:
-        parser.add_argument("--device", default="", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--device", default="", help="auto, cpu, cuda, cuda:N")
 
 
 def add_fault_option(parser: argparse.ArgumentParser) -> None:
@@ -108,9 +108,11 @@ def share(text: str) -> float:
     return value
 
 
-def use_threads(count: int) -> None:
-    """Sets torch's threads; the results do not depend on it, only the time they take."""
-    torch.set_num_threads(count)
+def use_machine(options: argparse.Namespace) -> None:
+    """Sets torch's threads, on which no result depends, and refuses a device that is absent."""
+    torch.set_num_threads(options.threads)
+    if options.device:
+        choose_device(options.device)
 
 
 def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:

@@ -25,7 +25,7 @@ from dnls_ros.cli.common import (
     print_json,
     print_table,
     progress,
-    use_threads,
+    use_machine,
     warn,
 )
 from dnls_ros.cli.demo_live import LiveFigures, compare_live
@@ -75,7 +75,7 @@ def add_to(commands: Subparsers) -> None:
         type=positive,
         help="live, times real time (default: half of what the replay reached, 0.7 to 2)",
     )
-    add_figure_options(parser, device=False)
+    add_figure_options(parser)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class Run:
 def run(options: argparse.Namespace) -> int:
     """Runs the demo; 1 if an estimate is worse than promised."""
     began = time.monotonic()
-    use_threads(options.threads)
+    use_machine(options)
     done = _simulate_and_replay(options)
     parts = _report_parts(done)
     print()
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _simulate_and_replay(options: argparse.Namespace) -> Run:
-    scene, params = load_scene(), _write_parameters(options.out / PARAMETERS)
+    scene, params = load_scene(), _write_parameters(options.out / PARAMETERS, options.device)
     config = load_parameters(params)
     recording = simulate(options.seed, options.duration, scene)
     records = recording_records(recording)
@@ -142,14 +142,15 @@ def _simulate_and_replay(options: argparse.Namespace) -> Run:
     return Run(recording, files, params, config, summary, evaluations, pace)
 
 
-def _write_parameters(path: Path) -> Path:
+def _write_parameters(path: Path, device: str) -> Path:
     """The demo's parameters for replay and node: one thread, and no time budget.
 
     A time budget would make the live result depend on the machine's load, and a second thread
     waits for its turn more than it helps with windows of this size.
     """
     content = read_yaml(parameter_file())
-    content[DEFAULT_NODE]["ros__parameters"] |= {"deterministic": True, "num_threads": 1}
+    changes = {"deterministic": True, "num_threads": 1, "device": device or "auto"}
+    content[DEFAULT_NODE]["ros__parameters"] |= changes
     write_text(path, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return path
 

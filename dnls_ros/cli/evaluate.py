@@ -15,7 +15,7 @@ from dnls_ros.cli.common import (
     positive,
     print_json,
     print_table,
-    use_threads,
+    use_machine,
     warn,
 )
 from dnls_ros.errors import UnreadableInputError
@@ -56,7 +56,7 @@ def add_to(commands: Subparsers) -> None:
     parser.add_argument(
         "--threshold", type=percentage, default=0.1, help="tolerated growth (default 10%%)"
     )
-    add_figure_options(parser, device=False)
+    add_figure_options(parser)
 
 
 def percentage(text: str) -> float:
@@ -69,7 +69,7 @@ def percentage(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluates and prints; 1 if a figure is worse than the baseline's by more than allowed."""
-    use_threads(options.threads)
+    use_machine(options)
     estimate, reference = read_tum(options.estimate), read_tum(options.reference)
     if options.cov is not None:
         estimate = read_covariances(options.cov, estimate)

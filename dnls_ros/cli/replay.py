@@ -24,7 +24,7 @@ from dnls_ros.cli.common import (
     progress,
     read_config,
     share,
-    use_threads,
+    use_machine,
     warn,
 )
 from dnls_ros.cli.evaluate import PLANAR
@@ -66,7 +66,7 @@ def add_to(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Replays, writes, prints; 1 if a gate is missed."""
-    use_threads(options.threads)
+    use_machine(options)
     config = replace(read_config(options.params), deterministic=True)
     if options.device:
         config = replace(config, device=options.device)
