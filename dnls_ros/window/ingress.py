@@ -30,6 +30,8 @@ from dnls_ros.window.measurements import (
 
 LARGEST_COORDINATE = 1e7
 """Positions beyond it [m] are not of this planet's map frames and cost float precision."""
+LARGEST_NUMBER = 1e9
+"""Twists, pixels and ranges beyond it are no measurements, and their squares may overflow."""
 QUATERNION_TOLERANCE = 0.1
 """Accepted | ‖q‖ − 1 |: drivers round; what is further off is no rotation."""
 REMEMBERED_STAMPS = 1 << 16
@@ -290,6 +292,8 @@ def _check_numbers(name: str, values: Array, shape: tuple[int, ...]) -> Verdict 
     bad = _check_array(name, values, shape)
     if bad is None and not np.isfinite(values).all():
         return Reason.NOT_FINITE, f"{name} is not finite: {values.tolist()}"
+    if bad is None and values.size and np.abs(values).max() > LARGEST_NUMBER:
+        return Reason.NOT_FINITE, f"{name} is beyond {LARGEST_NUMBER:g}: {values.tolist()}"
     return bad
 
 
@@ -334,6 +338,11 @@ def _check_range_bearing(m: RangeBearingMeasurement) -> Verdict | None:
 
 
 def _check_landmarks(m: LandmarkMeasurement) -> Verdict | None:
+    camera = m.intrinsics
+    if camera is not None:
+        numbers = (*camera.focal, *camera.center, *camera.coefficients)
+        if not np.isfinite(numbers).all() or min(camera.focal) <= 0:
+            return Reason.MODEL_FAILED, f"the camera's calibration cannot be used: {camera}"
     for seen in m.observations:
         pixels = np.asarray(seen.pixels)
         bad = _check_numbers(
