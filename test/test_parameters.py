@@ -252,7 +252,7 @@ def test_parameters_that_ros_itself_declares_are_left_alone():
 
 
 def test_the_hash_changes_with_every_value_and_with_a_file_s_content(tmp_path):
-    other = load_parameters(minimal(num_threads=1))
+    other = load_parameters(minimal(num_threads=3))
     assert config_hash(load_parameters(minimal())) != config_hash(other)
     file = tmp_path / "map.yaml"
     hashes = set()
@@ -332,3 +332,20 @@ def test_whatever_is_given_either_loads_and_round_trips_or_is_a_clear_error(chan
     with contextlib.suppress(DnlsError):
         config = load_parameters(parameters)
         assert load_parameters(flat(config)) == config
+
+
+def test_a_differential_pose_needs_a_noise_of_its_own():
+    odometry = {"sensors": ["gps", "vo"], "sensor.vo.type": "pose", "sensor.vo.topic": "vo"}
+    (line,) = problems_of(minimal() | odometry | {"sensor.vo.differential": True})
+    assert line.startswith("sensor.vo.covariance: got 'message'")
+    fixed = {"sensor.vo.covariance": "fixed", "sensor.vo.sigma": [0.1, 0.1, 0.1]}
+    load_parameters(minimal() | odometry | {"sensor.vo.differential": True} | fixed)
+
+
+def test_a_sensor_of_motion_on_a_plane_is_mounted_level():
+    tilted = {"extrinsic": [0.1, 0.0, 0.3, -1.57, 0.0, -1.57]}
+    speed = {"sensors": ["gps", "t"], "sensor.t": {"type": "twist", "topic": "t", **tilted}}
+    (line,) = problems_of(minimal() | speed)
+    assert line.startswith("sensor.t.extrinsic")
+    load_parameters(minimal() | speed | {"track.object.manifold": "se3"})
+    load_parameters(minimal(sensor__gps__extrinsic=tilted["extrinsic"]))  # absolute: any mount
