@@ -153,6 +153,8 @@ class StepRunner:
             )
             if not bool(keep.all()):
                 values = values.select(name, keep)
+        if values is draft.state.values:
+            return
         for rules in self.registry.rules.values():
             values = _without_bare_velocities(rules.body, values)
         factors = {n: _on(g, values) for n, g in draft.state.factors.items()}
