@@ -2,11 +2,12 @@
 #   make demo       simulate, replay, run the live node, write out/demo/report.html
 #   make test       the test suite (make test-all: the slow ones too)
 #   make check      format, lint, types
+#   make bench      times of one estimator step
 #   make colcon     the same package built and tested by colcon in an environment of its own
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format colcon clean
+.PHONY: help setup demo test test-all check format bench colcon clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -19,7 +20,7 @@ RUN := $(VENV)/bin/python -m
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
 help:
-	@sed -n '2,5s/^#   //p' Makefile
+	@sed -n '2,6s/^#   //p' Makefile
 
 setup: $(READY)
 
@@ -44,6 +45,9 @@ check: $(READY)
 format: $(READY)
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
+
+bench: $(READY)
+	PYTHONPATH=. $(VENV)/bin/python benchmarks/step_time.py
 
 colcon: $(READY)
 	scripts/colcon.sh
