@@ -18,6 +18,7 @@ from dnls_ros.problem import FactorGroup, Isotropic, Problem, Ref, Values
 from dnls_ros.window.bodies import Body, pose_of_rpy
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.estimator import Estimator
+from dnls_ros.window.increments import MotionNoise, PoseIncrements
 from dnls_ros.window.marginalize import marginalize
 from dnls_ros.window.measurements import (
     CameraIntrinsics,
@@ -656,6 +657,20 @@ def test_minus_one_marks_a_message_without_covariance_whichever_axes_are_used() 
     used = covariance_of(sensor, given, (1, 5))
     assert isinstance(used, np.ndarray)
     assert np.allclose(np.diag(used), [0.01, 0.04])
+
+
+def test_a_sample_that_says_nothing_takes_no_digits_from_the_others() -> None:
+    body, noise = Body("robot", True, False), MotionNoise(1e-9 * np.eye(3), np.zeros((3, 3)))
+    wild = MotionNoise(np.diag([1e6, 1e6, 1e6]), np.zeros((3, 3)))
+    buffer = PoseIncrements.empty(body)
+    for k in range(20):
+        pose = body.elements(truth(T0)[None])
+        buffer = buffer.insert(T0 + k * SECOND, pose, wild if k == 3 else noise)
+    starts = T0 + np.array([4, 5, 6, 10, 2, 18]) * SECOND
+    spans = np.array([1.0, 0.25, 4.5, 0.0, 0.5, 1.0])
+    covariance = buffer.covariance(starts, starts + np.round(spans * SECOND).astype(np.int64))
+    expected = spans * np.array([1e-9, 1e-9, 1e-9, 1e-9, 1e6, 1e-9])
+    assert np.allclose(covariance[:, 0, 0], expected, rtol=1e-14, atol=0)
 
 
 def test_sigma_in_place_of_a_missing_covariance_is_a_density_for_odometry() -> None:

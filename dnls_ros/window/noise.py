@@ -12,12 +12,16 @@ from dnls_ros.window.bodies import Array
 from dnls_ros.window.config import SensorConfig
 from dnls_ros.window.measurements import Reason
 
-LARGEST_VARIANCE = 1e8
+LARGEST_VARIANCE = 1e6
 """Above it an axis counts as unmeasured [m², rad²]: drivers write 1e9 … 1e12 for «ignore»."""
 ASYMMETRY = 1e-3
 """Largest accepted |Σ − Σᵀ| relative to the largest entry."""
 
+LEAST_EIGENVALUE = 1e-12
+"""Of a matrix of correlations; below it rounding decides whether it is positive definite."""
+
 Bad = tuple[Reason, str]
+INDEFINITE: Bad = (Reason.BAD_COVARIANCE, "covariance is not positive definite")
 
 
 def covariance_of(sensor: SensorConfig, given: Array | None, axes: tuple[int, ...]) -> Array | Bad:
@@ -52,6 +56,15 @@ def is_absent(given: Array | None, axes: tuple[int, ...]) -> bool:
     return not np.asarray(given)[np.ix_(axes, axes)].any()
 
 
+def is_definite(covariance: Array) -> bool:
+    """Whether a covariance stays positive definite whatever is rounded on the way."""
+    diagonal = np.diag(covariance)
+    if not (diagonal > 0).all():
+        return False
+    scale = np.sqrt(diagonal)
+    return bool(np.linalg.eigvalsh(covariance / np.outer(scale, scale))[0] >= LEAST_EIGENVALUE)
+
+
 def _fixed(sensor: SensorConfig, count: int) -> Array | Bad:
     if len(sensor.sigma) != count:
         return Reason.BAD_COVARIANCE, (
@@ -75,7 +88,4 @@ def _checked(sensor: SensorConfig, covariance: Array) -> Array | Bad:
     symmetric[huge, huge] = LARGEST_VARIANCE
     floor = np.square(np.broadcast_to(sensor.sigma_floor, diagonal.shape))
     raised = symmetric + np.diag(np.maximum(floor - np.diag(symmetric), 0.0))
-    scale = np.sqrt(np.diag(raised))
-    if np.linalg.eigvalsh(raised / np.outer(scale, scale))[0] < 1e-12:
-        return Reason.BAD_COVARIANCE, "covariance is not positive definite"
-    return raised
+    return raised if is_definite(raised) else INDEFINITE

@@ -41,7 +41,7 @@ from dnls_ros.window.measurements import (
     RelativePoseMeasurement,
     TwistMeasurement,
 )
-from dnls_ros.window.noise import covariance_of, is_absent
+from dnls_ros.window.noise import INDEFINITE, covariance_of, is_absent, is_definite
 from dnls_ros.window.rigid import compose, inverse, rotation_matrix
 
 POSE_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
@@ -172,12 +172,11 @@ class AbsolutePose:
             return {self.config.name: self._partial(ref, pose, covariance, loss)}
         extrinsic = pose_of_rpy(self.config.extrinsic)
         body = compose(pose, inverse(extrinsic))
-        bad = _no_heading(self.body, body)
-        return bad or {self.config.name: self._full(ref, body, extrinsic, covariance, loss)}
+        return _no_heading(self.body, body) or self._full(ref, body, extrinsic, covariance, loss)
 
     def _full(
         self, ref: Ref, body: Array, extrinsic: Array, covariance: Array, loss: Loss | None
-    ) -> FactorGroup:
+    ) -> Factors | Verdict:
         axes = list(self._axes)
         everything = np.zeros((6, 6))  # a planar body has no freedom in the axes left out
         everything[np.ix_(axes, axes)] = covariance
@@ -187,7 +186,9 @@ class AbsolutePose:
         turn = np.kron(np.eye(2), rotation_matrix(sensor))
         carry = adjoint(extrinsic) @ turn.T  # fixed axes → axes of the sensor → axes of the body
         tangent = self.body.reduce(carry @ everything @ carry.T)
-        return prior(ref, z[None], noise=_noise(tangent), loss=loss)
+        if not is_definite(tangent):
+            return INDEFINITE
+        return {self.config.name: prior(ref, z[None], noise=_noise(tangent), loss=loss)}
 
     def _partial(self, ref: Ref, pose: Array, covariance: Array, loss: Loss | None) -> FactorGroup:
         rows = [self.body.axes.index(axis) for axis in self._axes]
@@ -385,5 +386,7 @@ def _motion_noise(
     seen[np.ix_(axes, axes)] = covariance
     unseen = np.diag([0.0 if a in axes else UNMEASURED_DENSITY for a in range(6)])
     measured, missing = (body.reduce(carry @ c @ carry.T) for c in (seen, unseen))
+    if not is_definite(measured + missing):
+        return INDEFINITE
     zero = np.zeros_like(measured)
     return MotionNoise(measured + missing, zero) if fixed else MotionNoise(missing, measured)
