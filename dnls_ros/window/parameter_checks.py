@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from dnls_ros.window.config import EstimatorConfig, SensorConfig, TrackConfig
@@ -9,6 +10,8 @@ from dnls_ros.window.parameter_blocks import Problems
 
 OUTPUTS = ("odometry/filtered", "pose", "path")
 DIFFERENTIAL_TYPES = ("pose", "pose_stamped", "odometry")
+LARGEST_TILT = 0.2
+"""Of a sensor of motion on a plane, sine of roll and pitch."""
 
 
 def check_configuration(config: EstimatorConfig, problems: Problems) -> None:
@@ -150,11 +153,27 @@ def _check_use(sensor: SensorConfig, track: TrackConfig, problems: Problems) -> 
             f"{where}.differential",
             f"does not apply to type '{sensor.type}'; only to pose and odometry",
         )
+    if sensor.differential and sensor.type == "pose" and sensor.covariance != "fixed":
+        text = "a pose's covariance is not that of the motion: set 'fixed' and sigma per √s"
+        problems.add(f"{where}.covariance", f"got '{sensor.covariance}'; {text}")
+    if track.planar and _measures_motion(sensor) and _is_tilted(sensor):
+        text = "its x y yaw must be the plane's: mount a sensor of motion level, or use se3"
+        problems.add(f"{where}.extrinsic", f"rolls or pitches a sensor of an se2 track; {text}")
     if sensor.ignition and not sensor.enabled:
         problems.add(f"{where}.ignition", "is set on a sensor that is not enabled")
     elif sensor.ignition and sensor.type != "landmarks" and not sensor.measures_pose(track):
         text = "a sensor that starts a track measures its whole pose absolutely; this one does not"
         problems.add(f"{where}.ignition", text)
+
+
+def _measures_motion(sensor: SensorConfig) -> bool:
+    """Whether the axes of the sensor's noise are its own, not those of the world."""
+    return sensor.differential or sensor.type in ("twist", "relative_pose")
+
+
+def _is_tilted(sensor: SensorConfig) -> bool:
+    """Whether the sensor's axes x and y leave the plane noticeably."""
+    return any(abs(math.sin(angle)) > LARGEST_TILT for angle in sensor.extrinsic[3:5])
 
 
 def _check_topics(sensor: SensorConfig, outputs: tuple[str, ...], problems: Problems) -> None:
