@@ -485,7 +485,7 @@ def test_innovations_are_as_large_as_the_chi_square_distribution_says() -> None:
     }
     generator = np.random.default_rng(3)
     total, count = 0.0, 0
-    for _ in range(4):
+    for _ in range(2):
         estimator = Estimator(configuration(sensors))
         pose = truth(T0)
         for k in range(60):
@@ -682,3 +682,76 @@ def test_sigma_in_place_of_a_missing_covariance_is_a_density_for_odometry() -> N
     result = run(estimator, [fix(T0, sigma=1e-3), *fed])
     assert result is not None
     assert np.sqrt(result.tracks["robot"].covariance[1, 1]) == pytest.approx(0.2, rel=0.3)
+
+
+# Garbage
+
+EXTREME = (0.0, -1.0, np.nan, np.inf, -np.inf, 1e300, 1e12, 1e-300, 1e7, np.pi)
+
+
+class Vandal:
+    """Measurements of every kind, of which some numbers are anything."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+
+    def spoil(self, numbers: np.ndarray) -> np.ndarray:
+        flat = np.array(numbers, dtype=np.float64).reshape(-1)
+        if self.random.random() < 0.2:
+            flat[self.random.integers(len(flat), size=2)] = self.random.choice(EXTREME, 2)
+        return flat.reshape(np.shape(numbers))
+
+    def pose(self, pose: np.ndarray) -> np.ndarray:
+        turned = pose.copy()
+        if self.random.random() < 0.2:
+            turned[3:] = self.random.normal(size=4)
+            turned[3:] /= np.linalg.norm(turned[3:])
+        return self.spoil(turned)
+
+    def covariance(self) -> np.ndarray:
+        root = self.random.normal(size=(6, 6)) * 10.0 ** self.random.integers(-6, 4)
+        diagonal = np.diag(10.0 ** self.random.uniform(-14, 12, 6))
+        kinds = [1e-3 * np.eye(6), np.zeros((6, 6)), root @ root.T, diagonal]
+        return self.spoil(kinds[self.random.integers(4)])
+
+    def measurement(self, stamp: int) -> Measurement:
+        stamp += int(self.random.choice([0, 0, 0, 1, -(SECOND // 5), SECOND // 10, -SECOND]))
+        noise, step = self.covariance(), compose(inverse(truth(stamp - SECOND)), truth(stamp))
+        made = [
+            replace(odometry(stamp, self.pose(truth(stamp))), twist_covariance=noise),
+            replace(fix(stamp, self.pose(truth(stamp))), covariance=noise),
+            replace(fix(stamp, self.pose(truth(stamp)), sensor="xy"), covariance=noise),
+            replace(twist(stamp, self.spoil(np.ones(6))), covariance=noise),
+            replace(relative(stamp), relative=self.pose(step), covariance=noise),
+        ]
+        return made[self.random.integers(len(made))]
+
+
+@pytest.mark.parametrize("manifold", ["se2", "se3"])
+@pytest.mark.parametrize("motion", ["none", "constant_velocity"])
+def test_garbage_is_counted_and_never_raises_nor_is_anything_said_that_is_not_finite(
+    manifold: str, motion: str
+) -> None:
+    sigma = [0.01] * (3 if manifold == "se2" else 6)
+    sensors = {
+        "odometry": {**ODOMETRY, "covariance": "message", "sigma": sigma},
+        "fix": {**FIX, "gate_probability": 0.99},
+        "xy": {**FIX, "axes": ["x", "y"], "robust": "cauchy"},
+        "twist": {"type": "twist", "topic": "twist"},
+        "relative": {"type": "relative_pose", "topic": "relative", "gate_probability": 0.99},
+    }
+    track, window = {"manifold": manifold, "motion": motion}, {"duration": 0.5, "prior_fej": True}
+    solver = {"cost_tolerance": 1e-6, "step_tolerance": 1e-7, "max_iterations": 10}
+    vandal, solved = Vandal(5), 0
+    estimator = Estimator(configuration(sensors, track, window=window, solver=solver))
+    for stamp in range(T0 + SECOND, T0 + 3 * SECOND, SECOND // 20):
+        for _ in range(3):
+            estimator.feed(vandal.measurement(stamp), clock=stamp)
+        result = estimator.step(stamp)
+        assert balanced(estimator)
+        solved += result is not None
+        for estimate in [] if result is None else result.tracks.values():
+            said = (estimate.poses, estimate.covariance, estimate.twist)
+            assert all(np.isfinite(numbers).all() for numbers in said)
+            assert np.linalg.eigvalsh(estimate.covariance)[0] > 0
+    assert solved > 20
