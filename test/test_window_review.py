@@ -328,6 +328,22 @@ def test_a_gated_sensor_may_be_the_only_one_there_is() -> None:
         assert off(result.tracks["robot"].poses[-1], result.stamp) < 1e-2
 
 
+def test_a_window_that_is_solved_already_is_accepted_again() -> None:
+    """The second solution differs from the first by rounding only, up or down."""
+    generator = np.random.default_rng(7)
+    estimator = Estimator(configuration(BOTH, solver={"cost_tolerance": 1e-6}))
+    for k in range(60):
+        stamp = T0 + k * SECOND // 20
+        noisy = compose(truth(stamp), pose2(*(0.05 * generator.normal(size=3))))
+        result = run(estimator, [odometry(stamp), fix(stamp, noisy)])
+        assert result is not None
+        assert result.accepted
+        unknown = replace(fix(stamp + 1, noisy), covariance=np.diag([1e12] * 6))
+        again = run(estimator, [unknown, odometry(stamp + 2)], stamp + 2)
+        assert again is not None
+        assert again.accepted, (again.cost_initial, again.cost_final)
+
+
 # Clocks
 
 

@@ -22,6 +22,8 @@ from dnls_ros.window.rigid import IDENTITY
 from dnls_ros.window.state import LANDMARK
 from dnls_ros.window.step import Step
 
+ROUNDING = 1e-9
+"""A cost that did not change may seem to have grown by so much, relative."""
 UNKNOWN_VARIANCE = 1e6
 """Stands for a covariance that could not be computed: never zero, never NaN."""
 
@@ -98,7 +100,8 @@ def describe(done: Step, marginals: Marginals) -> StepResult:
         stamp=max(int(t.stamps[-1]) for t in tracks.values()),
         now=done.draft.now,
         window_id=marginals.window_id,
-        accepted=status not in (Status.NOT_FINITE, Status.SINGULAR) and final <= initial,
+        accepted=status not in (Status.NOT_FINITE, Status.SINGULAR)
+        and final <= initial * (1 + ROUNDING),
         status=status.value,
         iterations=int(solution.iterations[0]),
         cost_initial=initial,
