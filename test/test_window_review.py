@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from scipy.stats import chi2
 
 from dnls_ros.costs import between, prior
 from dnls_ros.errors import DnlsError
+from dnls_ros.io.bag import Record
+from dnls_ros.io.replay import _adapted as adapted
+from dnls_ros.io.replay import _listeners as listeners
 from dnls_ros.lie import SE2, SE3, local, retract
 from dnls_ros.optim import Assembly
 from dnls_ros.problem import FactorGroup, Isotropic, Problem, Ref, Values
@@ -771,3 +775,21 @@ def test_garbage_is_counted_and_never_raises_nor_is_anything_said_that_is_not_fi
             assert all(np.isfinite(numbers).all() for numbers in said)
             assert np.linalg.eigvalsh(estimate.covariance)[0] > 0
     assert solved > 20
+
+
+def test_a_replay_stamps_with_the_arrival_where_that_is_asked_for() -> None:
+    header = SimpleNamespace(frame_id="map", stamp=SimpleNamespace(sec=5, nanosec=0))
+    point = SimpleNamespace(x=1.0, y=2.0, z=0.0)
+    upright = SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+    inner = SimpleNamespace(
+        pose=SimpleNamespace(position=point, orientation=upright), covariance=np.eye(6).ravel()
+    )
+    message = SimpleNamespace(header=header, pose=inner)
+    kind = "geometry_msgs/msg/PoseWithCovarianceStamped"
+    record = Record("fix", kind, 7 * SECOND, message)
+    for source, stamp in (("header", 5 * SECOND), ("arrival", 7 * SECOND)):
+        config = configuration({"fix": {**FIX, "stamp_source": source}})
+        (feed,) = adapted([record], config, listeners(config))
+        assert feed.stamp == stamp
+        assert isinstance(feed.item, PoseMeasurement)
+        assert feed.item.stamp == stamp

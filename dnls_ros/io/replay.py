@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +206,8 @@ def _adapted(
                 continue
             item = adapt(sensor.name, record.type, record.message, sequence[sensor.name])
             sequence[sensor.name] += 1
+            if sensor.stamp_source == "arrival" and isinstance(item, Measurement):
+                item = replace(item, stamp=record.receive_stamp)
             yield Feed(
                 record.receive_stamp if isinstance(item, Rejection) else item.stamp,
                 sensor.name,
