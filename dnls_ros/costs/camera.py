@@ -8,6 +8,7 @@ zero, and `PinholeCamera.visible` is false for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -228,17 +229,21 @@ def _tag_corners_jacobians(
     p_landmark: Tensor,
     pixels: Tensor,
     camera: PinholeCamera,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Callable[[], Tensor], ...]:
     body, mount, landmark = _chain(world_T_body, body_T_camera, world_T_landmark)
     p_body = seen_from(body, landmark.act(p_landmark))
     p_camera = seen_from(mount, p_body)
     in_camera = camera.per_point().jacobian(p_camera)
     in_body = to_parent(mount, in_camera)
-    in_landmark = to_child(landmark, to_parent(body, in_body))
-    return (
-        own_columns(world_T_body, of_viewer(in_body, p_body).flatten(-3, -2)),
-        own_columns(body_T_camera, of_viewer(in_camera, p_camera).flatten(-3, -2)),
-        own_columns(world_T_landmark, of_carrier(in_landmark, p_landmark).flatten(-3, -2)),
+
+    def of_landmark() -> Tensor:
+        in_landmark = to_child(landmark, to_parent(body, in_body))
+        return own_columns(world_T_landmark, of_carrier(in_landmark, p_landmark).flatten(-3, -2))
+
+    return (  # mount and map are often known: what is not optimized is not computed
+        lambda: own_columns(world_T_body, of_viewer(in_body, p_body).flatten(-3, -2)),
+        lambda: own_columns(body_T_camera, of_viewer(in_camera, p_camera).flatten(-3, -2)),
+        of_landmark,
     )
 
 

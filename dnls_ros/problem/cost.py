@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from dnls_ros.problem.weighting import Loss, Noise
 
 Residual = Callable[..., Tensor]
-Jacobians = Callable[..., tuple[Tensor, ...]]
+Block = Tensor | Callable[[], Tensor]
+Jacobians = Callable[..., tuple[Block, ...]]
 
 
 class Cost:
@@ -53,8 +54,9 @@ class Cost:
         """Decorator: registers analytic Jacobians.
 
         ``function`` has the residual's signature and returns a block (…, r, t_k) for each of its
-        first K parameters, the ones that may be optimized. It is held to autodiff and central
-        differences by `check_jacobians`.
+        first K parameters, the ones that may be optimized. A block may be a function without
+        arguments that computes it: it is called only where that parameter is optimized. The blocks
+        are held to autodiff and central differences by `check_jacobians`.
         """
         if self.analytic is not None:
             raise DnlsError(f"cost '{self.name}' has analytic Jacobians already")
@@ -93,20 +95,26 @@ class Cost:
     ) -> tuple[Tensor, ...]:
         """One (B, M, r, t_k) Jacobian for each argument position in ``optimized``."""
         if self.analytic is not None:
-            blocks = self.analytic_blocks(arguments, shape)
-            if max(optimized) < len(blocks):
-                return tuple(_expand(blocks[k], shape) for k in optimized)
+            batched = self.batched
+            lazy = self.analytic(*arguments) if batched else self.analytic_blocks(arguments, shape)
+            if max(optimized) < len(lazy):
+                return tuple(_expand(_computed(lazy[k]), shape) for k in optimized)
         return self.autodiff(arguments, shape, optimized)
 
     def analytic_blocks(
         self, arguments: tuple[Any, ...], shape: tuple[int, int]
     ) -> tuple[Tensor, ...]:
-        """The registered Jacobians, (B|1, M|1, r, t_k) each, of a cost that has them."""
-        assert self.analytic is not None
+        """All registered Jacobians, (B|1, M|1, r, t_k) each, of a cost that has them."""
+        function = self.analytic
+        assert function is not None
+
+        def computed(*instance: Any) -> tuple[Tensor, ...]:
+            return tuple(_computed(block) for block in function(*instance))
+
         if self.batched:
-            return self.analytic(*arguments)
+            return computed(*arguments)
         flat = _flatten_instances(arguments, shape)
-        return tuple(b.unflatten(0, shape) for b in vmap(self.analytic)(*flat))
+        return tuple(b.unflatten(0, shape) for b in vmap(computed)(*flat))
 
     def autodiff(
         self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
@@ -141,6 +149,10 @@ def cost(
     if residual is not None:
         return Cost(residual)
     return lambda function: Cost(function, batched)
+
+
+def _computed(block: Block) -> Tensor:
+    return block if isinstance(block, Tensor) else block()
 
 
 def _expand(block: Tensor, shape: tuple[int, int]) -> Tensor:
