@@ -84,13 +84,13 @@ def admit(
         problem: The problem of a state.
     """
     gates = {s.name: s.gate_probability for s in config.sensors}
-    for new in fresh:
-        if not gates[new.sensor]:
-            draft.add_factors(new.name, new.group)
+    plain = [new for new in fresh if not gates[new.sensor]]
+    for new in plain:
+        draft.add_factors(new.name, new.group)
     gated = [new for new in fresh if gates[new.sensor]]
     if not gated:
         return {}
-    prediction = _predict(draft, linear, problem)
+    prediction = _predict(draft, linear, problem, corrected=bool(plain))
     outcome = _Outcome()
     for new in gated:
         _test(draft, new, prediction, config, outcome)
@@ -99,8 +99,9 @@ def admit(
 
 
 def _predict(
-    draft: Draft, linear: LinearSolver, problem: Callable[[State], Problem]
+    draft: Draft, linear: LinearSolver, problem: Callable[[State], Problem], corrected: bool
 ) -> Prediction:
+    """The window before the tests; ``corrected``: other new factors have moved its mean."""
     groups, values = problem(draft.state), draft.state.values
     structure = Structure.of(groups, values)
     pattern = structure.pattern
@@ -111,6 +112,8 @@ def _predict(
     assembly = Assembly(groups, structure)
     normal = assembly.normal_equations(values)
     factorization = linear.analyze(pattern).factorize(normal.hessian + hessian)
+    if not corrected:  # where the last solve and the odometry put it
+        return Prediction(values, structure, factorization)
     moved = values.retract(-factorization.solve(normal.gradient[..., None])[..., 0])
     better = bool((assembly.cost(moved) < normal.cost).all())
     return Prediction(moved if better else values, structure, factorization)

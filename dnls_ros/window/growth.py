@@ -191,7 +191,7 @@ def _measured_motion(
     for name in rules.chain:
         samples = increments[name]
         if samples.covered(low, high, rules.max_gap)[0]:
-            motion, _ = samples.between(low, high)
+            motion = samples.motion(low, high)
             return motion if start <= end else motion.inverse()
     return None
 

@@ -39,6 +39,10 @@ class Increments(Protocol):
         """The motion x_start⁻¹ · x_end (N,) of covered intervals and its covariance (N, t, t)."""
         ...
 
+    def motion(self, start: Stamps, end: Stamps) -> LieGroup:
+        """The motion x_start⁻¹ · x_end (N,) of covered intervals."""
+        ...
+
     def since(self, stamp: int) -> Increments:
         """Without samples that no interval from ``stamp`` on needs."""
         ...
@@ -149,7 +153,12 @@ class PoseIncrements(Samples):
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
         """Differences of the poses interpolated along geodesics."""
-        return self._at(start).inverse() @ self._at(end), self.covariance(start, end)
+        return self.motion(start, end), self.covariance(start, end)
+
+    def motion(self, start: Stamps, end: Stamps) -> LieGroup:
+        """The same without the covariance."""
+        ends = self._at(np.concatenate([start, end]))
+        return ends[: len(start)].between(ends[len(start) :])
 
     def _at(self, stamps: Stamps) -> LieGroup:
         index, fraction = self.locate(stamps)
@@ -192,8 +201,12 @@ class TwistIncrements(Samples):
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
         """Exp of the integrated twist: exact while the twist is constant."""
+        return self.motion(start, end), self.covariance(start, end)
+
+    def motion(self, start: Stamps, end: Stamps) -> LieGroup:
+        """The same without the covariance."""
         moved = torch.from_numpy(self._integral(end) - self._integral(start))
-        return self.body.group.exp(moved), self.covariance(start, end)
+        return self.body.group.exp(moved)
 
     def _integral(self, at: Stamps) -> Array:
         seconds = np.diff(self.stamps)[:, None] * 1e-9

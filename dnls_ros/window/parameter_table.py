@@ -93,7 +93,7 @@ NODE: tuple[Row, ...] = (
         "threads of one solve; more slow a window down and starve the node", range=Range(1, 64)),
     Row("deterministic", "bool", False,
         "no time budget, no result that depends on the wall clock"),
-    Row("window.duration", "double", 2.0, "lag: older states are marginalized", unit="s",
+    Row("window.duration", "double", 2.0, "lag: older states are marginalized, a few at a time", unit="s",
         range=Range(0.1, 60.0)),
     Row("window.max_states", "int", 200,
         "states per track before the oldest is marginalized early", range=Range(4, 5000)),

@@ -25,6 +25,9 @@ from dnls_ros.window.measurements import Measurement
 from dnls_ros.window.sensors import loss_of
 from dnls_ros.window.state import LANDMARK, Draft, State
 
+PATIENCE = 20
+"""States leave together, when the oldest is a twentieth of the lag older than the lag."""
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -202,6 +205,8 @@ class StepRunner:
             if not len(stamps):
                 continue
             horizon = min(draft.now - self.registry.lag, int(stamps[-1]))
+            if stamps[0] >= horizon - self.registry.lag // PATIENCE:
+                horizon = int(stamps[0])  # too few to be worth a marginalization
             horizon = max(horizon, int(stamps[-min(len(stamps), self.config.window.max_states)]))
             old = torch.from_numpy(stamps < horizon)
             if bool(old.any()):
