@@ -231,6 +231,8 @@ def test_analytic_jacobians_equal_autodiff_and_central_differences(case, regime)
     cost, draw = CASES[case]
     arguments = draw(Draw(regime))
     assert cost.analytic is not None
+    together, _ = cost.linearize(arguments, (1, M), (0,))
+    assert torch.equal(together, cost.evaluate(arguments, (1, M)))
     blocks = cost.analytic(*arguments)
     analytic = [b() if callable(b) else b for b in blocks]
     positions = tuple(range(len(analytic)))

@@ -221,26 +221,28 @@ def tag_corners(
     return (camera.per_point().project(p_camera) - pixels).flatten(-2)
 
 
-@tag_corners.jacobians
-def _tag_corners_jacobians(
+@tag_corners.linearization
+def _tag_corners_linearized(
     world_T_body: SE2 | SE3,
     body_T_camera: SE2 | SE3,
     world_T_landmark: SE2 | SE3,
     p_landmark: Tensor,
     pixels: Tensor,
     camera: PinholeCamera,
-) -> tuple[Callable[[], Tensor], ...]:
+) -> tuple[Tensor, tuple[Callable[[], Tensor], ...]]:
     body, mount, landmark = _chain(world_T_body, body_T_camera, world_T_landmark)
     p_body = seen_from(body, landmark.act(p_landmark))
     p_camera = seen_from(mount, p_body)
-    in_camera = camera.per_point().jacobian(p_camera)
+    lens = camera.per_point()
+    in_camera = lens.jacobian(p_camera)
     in_body = to_parent(mount, in_camera)
 
     def of_landmark() -> Tensor:
         in_landmark = to_child(landmark, to_parent(body, in_body))
         return own_columns(world_T_landmark, of_carrier(in_landmark, p_landmark).flatten(-3, -2))
 
-    return (  # mount and map are often known: what is not optimized is not computed
+    # Mount and map are often known: what is not optimized is not computed.
+    return (lens.project(p_camera) - pixels).flatten(-2), (
         lambda: own_columns(world_T_body, of_viewer(in_body, p_body).flatten(-3, -2)),
         lambda: own_columns(body_T_camera, of_viewer(in_camera, p_camera).flatten(-3, -2)),
         of_landmark,

@@ -42,9 +42,10 @@ def prior(x: Element, z: Element) -> Tensor:
     return local(z, x)
 
 
-@prior.jacobians
-def _prior_jacobians(x: Element, z: Element) -> tuple[Tensor]:
-    return (log_jacobian(x, local(z, x)),)
+@prior.linearization
+def _prior_linearized(x: Element, z: Element) -> tuple[Tensor, tuple[Tensor]]:
+    xi = local(z, x)
+    return xi, (log_jacobian(x, xi),)
 
 
 @cost(batched=True)
@@ -53,13 +54,16 @@ def between(x_i: Element, x_j: Element, z: Element) -> Tensor:
     return local(z, _relative(x_i, x_j))
 
 
-@between.jacobians
-def _between_jacobians(x_i: Element, x_j: Element, z: Element) -> tuple[Tensor, Tensor]:
+@between.linearization
+def _between_linearized(
+    x_i: Element, x_j: Element, z: Element
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     relative = _relative(x_i, x_j)
-    right = log_jacobian(x_j, local(z, relative))
+    xi = local(z, relative)
+    right = log_jacobian(x_j, xi)
     if isinstance(relative, LieGroup):
-        return -(right @ relative.inverse().adjoint()), right
-    return -right, right
+        return xi, (-(right @ relative.inverse().adjoint()), right)
+    return xi, (-right, right)
 
 
 def _relative(x_i: Element, x_j: Element) -> Element:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Residual = Callable[..., Tensor]
 Block = Tensor | Callable[[], Tensor]
 Jacobians = Callable[..., tuple[Block, ...]]
+Linearized = Callable[..., tuple[Tensor, tuple[Block, ...]]]
 
 
 class Cost:
@@ -45,6 +46,7 @@ class Cost:
         self.name = getattr(residual, "__name__", type(residual).__name__)
         self.parameters = tuple(inspect.signature(residual).parameters)
         self.analytic: Jacobians | None = None
+        self.together: Linearized | None = None
         self.__doc__ = residual.__doc__
 
     def __repr__(self) -> str:
@@ -61,6 +63,16 @@ class Cost:
         if self.analytic is not None:
             raise DnlsError(f"cost '{self.name}' has analytic Jacobians already")
         self.analytic = function
+        return function
+
+    def linearization(self, function: Linearized) -> Linearized:
+        """Decorator: registers the residual and its Jacobians computed together.
+
+        As `jacobians`, for costs of which both share much: ``function`` returns the residual and
+        the blocks.
+        """
+        self.jacobians(lambda *arguments: function(*arguments)[1])
+        self.together = function
         return function
 
     def __call__(
@@ -89,6 +101,17 @@ class Cost:
             return r if r.shape[:2] == shape else r.expand(*shape, r.shape[-1])
         flat = _flatten_instances(arguments, shape)
         return vmap(self.residual)(*flat).unflatten(0, shape)
+
+    def linearize(
+        self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Residuals (B, M, r) and one (B, M, r, t_k) Jacobian for each of ``optimized``."""
+        if self.together is not None and self.batched:
+            residual, lazy = self.together(*arguments)
+            if max(optimized) < len(lazy):
+                blocks = tuple(_expand(_computed(lazy[k]), shape) for k in optimized)
+                return residual.expand(*shape, residual.shape[-1]), blocks
+        return self.evaluate(arguments, shape), self.differentiate(arguments, shape, optimized)
 
     def differentiate(
         self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]

@@ -166,10 +166,11 @@ class FactorGroup:
     ) -> Linearization:
         """Residuals at ``values``, Jacobians there too or ``at`` fixed linearization points."""
         arguments, shape = self._instances(values, slots)
-        r = self.cost.evaluate(arguments, shape)
-        if at is not None:
-            arguments, shape = self._instances(at, slots)
-        blocks = self.cost.differentiate(arguments, shape, self.positions)
+        if at is None:
+            r, blocks = self.cost.linearize(arguments, shape, self.positions)
+        else:
+            r = self.cost.evaluate(arguments, shape)
+            blocks = self.cost.differentiate(*self._instances(at, slots), self.positions)
         dims = tuple(b.shape[-1] for b in blocks)
         jacobian = blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
         if self.noise is not None:
