@@ -535,13 +535,32 @@ def test_a_start_at_the_minimum_stays_there() -> None:
 
 def test_each_tolerance_ends_the_minimization_by_its_own_name() -> None:
     problem, initial = world(1)
-    for stop, status in (
-        (Tolerances(1e-3, 0, 0, 100), Status.CONVERGED_COST),
-        (Tolerances(0, 1e-3, 0, 100), Status.CONVERGED_STEP),
-        (Tolerances(0, 0, 1e-3, 100), Status.CONVERGED_GRADIENT),
+    damped = LevenbergMarquardt(initial=1.0, factor=1.01)
+    for method, stop, status in (
+        (LevenbergMarquardt(), Tolerances(1e-3, 0, 0, 100), Status.CONVERGED_MODEL),
+        (damped, Tolerances(1e-3, 0, 0, 100), Status.CONVERGED_COST),
+        (LevenbergMarquardt(), Tolerances(0, 1e-3, 0, 100), Status.CONVERGED_STEP),
+        (LevenbergMarquardt(), Tolerances(0, 0, 1e-3, 100), Status.CONVERGED_GRADIENT),
     ):
-        found = minimize(problem, initial, LevenbergMarquardt(), Dense(), stop)
+        found = minimize(problem, initial, method, Dense(), stop)
         assert found.status == (status,)
+
+
+@pytest.mark.parametrize("method", [GaussNewton(), LevenbergMarquardt(), Dogleg()])
+def test_a_step_that_the_model_expects_to_gain_nothing_is_not_tried(method: Any) -> None:
+    problem, initial = world(1)
+    best = minimize(problem, initial, method, Dense(), TIGHT)
+    again = minimize(problem, best.values, method, Dense(), Tolerances(1e-6, 0, 0, 100))
+    assert again.status == (Status.CONVERGED_MODEL,)
+    assert again.iterations.tolist() == [0]
+    assert torch.equal(again.cost, again.initial_cost)
+
+
+def test_a_heavily_damped_step_never_counts_as_convergence_of_the_model() -> None:
+    problem, initial = world(1)
+    stuck = LevenbergMarquardt(initial=1e6, factor=1.0001, largest=1e7)
+    found = minimize(problem, initial, stuck, Dense(), Tolerances(1e-3, 0, 0, 3))
+    assert Status.CONVERGED_MODEL not in found.status
 
 
 def test_impossible_settings_are_refused() -> None:
@@ -619,8 +638,8 @@ def test_the_last_factorization_is_the_final_one_up_to_the_last_step() -> None:
     dense = structure.pattern.dense(equations.hessian)
     torch.testing.assert_close(exact, torch.linalg.solve(dense, v))
     torch.testing.assert_close(found.last_factorization().solve(v), exact, atol=0, rtol=1e-6)
-    rough = minimize(problem, initial, LevenbergMarquardt(), Cholmod(), Tolerances(cost=1.0))
-    assert rough.status == (Status.CONVERGED_COST,) * 2
+    once = Tolerances(cost=0, step=100.0, gradient=0)  # the first accepted step ends it
+    rough = minimize(problem, initial, LevenbergMarquardt(), Cholmod(), once)
     assert (rough.last_factorization().solve(v) - rough.factorization().solve(v)).norm() > 1e-6
 
 

@@ -72,7 +72,9 @@ class Dogleg:
             state = replace(state, newton=newton, cauchy=cauchy, solvable=ok)
         delta = _dogleg(state.cauchy, state.newton, state.radius[:, None])
         decrease = -(gradient * delta).sum(1) - 0.5 * (delta * model.multiply(delta)).sum(1)
-        return Proposal(delta, decrease, torch.ones_like(state.solvable)), state
+        inside = state.newton.norm(dim=1) <= state.radius
+        sure = torch.ones_like(state.solvable)
+        return Proposal(delta, decrease, sure, inside & state.solvable), state
 
     def update(
         self, state: RegionState, proposal: Proposal, outcome: Outcome

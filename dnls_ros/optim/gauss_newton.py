@@ -37,7 +37,8 @@ class GaussNewton:
         delta = self.step_size * full
         # With H δ_full = −g the model's decrease is −gᵀδ(1 − s/2) for the fraction s.
         decrease = -(gradient * delta).sum(1) * (1 - 0.5 * self.step_size)
-        return Proposal(delta, decrease, solvable(full)), state
+        ok = solvable(full)
+        return Proposal(delta, decrease, ok, torch.full_like(ok, self.step_size == 1.0)), state
 
     def update(self, state: Tensor, proposal: Proposal, outcome: Outcome) -> tuple[Tensor, Tensor]:
         """Takes every finite step, even uphill: that is what Gauss–Newton is."""

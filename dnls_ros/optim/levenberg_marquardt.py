@@ -11,6 +11,9 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.linear import solve
 from dnls_ros.optim.method import Model, Outcome, Proposal, solvable
 
+NEXT_TO_NOTHING = 1e-3
+"""A λ relative to diag(H) that changes a step by no more than that share."""
+
 
 @dataclass(frozen=True, eq=False)
 class DampingState:
@@ -67,7 +70,8 @@ class LevenbergMarquardt:
         gradient = model.normal.gradient
         delta = solve(model.symbolic, damped, -gradient)
         decrease = 0.5 * (delta * (weight * delta - gradient)).sum(1)
-        return Proposal(delta, decrease, solvable(delta)), state
+        full = (state.damping <= NEXT_TO_NOTHING) & self.scaled
+        return Proposal(delta, decrease, solvable(delta), full), state
 
     def _scale(self, model: Model) -> Tensor:
         diagonal = model.diagonal().detach()

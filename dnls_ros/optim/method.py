@@ -50,11 +50,13 @@ class Proposal:
         delta: (B, n).
         decrease: (B,) predicted decrease of the objective, ≥ 0.
         ok: (B,) the linear system could be solved.
+        full: (B,) the step is the Gauss–Newton step, damped or cut by next to nothing.
     """
 
     delta: Tensor
     decrease: Tensor
     ok: Tensor
+    full: Tensor
 
 
 def solvable(step: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class Status(Enum):
 
     RUNNING = "still running"
     CONVERGED_COST = "converged: an accepted step decreased the cost by less than its tolerance"
+    CONVERGED_MODEL = "converged: a full step would decrease the cost by less than its tolerance"
     CONVERGED_STEP = "converged: an accepted step was shorter than its tolerance"
     CONVERGED_GRADIENT = "converged: the gradient is below its tolerance"
     MAX_ITERATIONS = "stopped: the iteration limit was reached"
@@ -42,7 +43,12 @@ class Status(Enum):
     @property
     def converged(self) -> bool:
         """Whether a tolerance was met."""
-        return self in (Status.CONVERGED_COST, Status.CONVERGED_STEP, Status.CONVERGED_GRADIENT)
+        return self in (
+            Status.CONVERGED_MODEL,
+            Status.CONVERGED_COST,
+            Status.CONVERGED_STEP,
+            Status.CONVERGED_GRADIENT,
+        )
 
 
 _CODES = {status: code for code, status in enumerate(Status)}
@@ -209,6 +215,9 @@ def _loop(
             progress.end(progress.running, Status.DEADLINE)
             break
         proposal, state = method.propose(state, model, fresh)
+        progress.end(_idle(progress.cost, proposal, stop), Status.CONVERGED_MODEL)
+        if not bool(progress.running.any()):
+            break
         trial = progress.values.retract(_masked(proposal, progress.running))
         trial_cost = assembly.cost(trial).detach()
         decrease = progress.cost - trial_cost
@@ -256,6 +265,12 @@ def _gradient_small(model: Model, stop: Tolerances) -> Tensor:
 def _masked(proposal: Proposal, running: Tensor) -> Tensor:
     """Zero steps for elements that have ended or were not solvable: theirs may be NaN."""
     return proposal.delta.masked_fill(~(running & proposal.ok)[:, None], 0.0)
+
+
+def _idle(cost: Tensor, proposal: Proposal, stop: Tolerances) -> Tensor:
+    """Where the Newton decrement ½gᵀH⁻¹g is below the tolerance (Boyd, Vandenberghe, §9.5.1)."""
+    small = proposal.decrease.abs() < stop.cost * cost
+    return proposal.ok & proposal.full & small
 
 
 def _judge(cost: Tensor, decrease: Tensor, proposal: Proposal) -> Outcome:

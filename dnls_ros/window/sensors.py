@@ -41,15 +41,14 @@ from dnls_ros.window.measurements import (
     RelativePoseMeasurement,
     TwistMeasurement,
 )
-from dnls_ros.window.noise import INDEFINITE, covariance_of, is_absent, is_definite
+from dnls_ros.window.motion_noise import motion_noise
+from dnls_ros.window.noise import INDEFINITE, covariance_of, is_definite
 from dnls_ros.window.rigid import compose, inverse, rotation_matrix
 
 POSE_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
 TWIST_AXES = ("vx", "vy", "vz", "vroll", "vpitch", "vyaw")
 LEAST_HEADING = 0.1
 """Least length of a body's x axis, of unit length, in the plane."""
-UNMEASURED_DENSITY = 1e4
-"""Variance per second of axes that a sensor of motion does not measure [m²/s, rad²/s]."""
 
 Factors = dict[str, FactorGroup]
 
@@ -223,7 +222,7 @@ class DifferentialPose:
         assert isinstance(m, PoseMeasurement)
         assert isinstance(buffer, PoseIncrements)
         given = m.twist_covariance if isinstance(m, OdometryMeasurement) else m.covariance
-        noise = _motion_noise(self.config, self.body, given, POSE_AXES)
+        noise = motion_noise(self.config, self.body, given, POSE_AXES)
         if not isinstance(noise, MotionNoise):
             return noise
         pose = compose(_unit(m.pose), inverse(pose_of_rpy(self.config.extrinsic)))
@@ -276,7 +275,7 @@ class Twist:
         """The twist, its covariance as noise of the rate."""
         assert isinstance(m, TwistMeasurement)
         assert isinstance(buffer, TwistIncrements)
-        noise = _motion_noise(self.config, self.body, m.covariance, TWIST_AXES)
+        noise = motion_noise(self.config, self.body, m.covariance, TWIST_AXES)
         if not isinstance(noise, MotionNoise):
             return noise
         return buffer.insert(m.stamp, self._body_twist(m)[list(self.body.axes)], noise)
@@ -371,22 +370,3 @@ def _turned(turn: Array, covariance: Array) -> Array:
     if given[0, 0] == -1.0 or not given.any() or not np.isfinite(given).all():
         return given
     return turn @ given @ turn.T
-
-
-def _motion_noise(
-    config: SensorConfig, body: Body, given: Array | None, names: tuple[str, ...]
-) -> MotionNoise | Verdict:
-    axes = _positions(config, names)
-    covariance = covariance_of(config, given, axes)
-    if isinstance(covariance, tuple):
-        return covariance
-    fixed = config.covariance == "fixed" or is_absent(given, axes)
-    carry = adjoint(pose_of_rpy(config.extrinsic))
-    seen = np.zeros((6, 6))
-    seen[np.ix_(axes, axes)] = covariance
-    unseen = np.diag([0.0 if a in axes else UNMEASURED_DENSITY for a in range(6)])
-    measured, missing = (body.reduce(carry @ c @ carry.T) for c in (seen, unseen))
-    if not is_definite(measured + missing):
-        return INDEFINITE
-    zero = np.zeros_like(measured)
-    return MotionNoise(measured + missing, zero) if fixed else MotionNoise(missing, measured)
