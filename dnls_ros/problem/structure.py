@@ -23,6 +23,9 @@ from dnls_ros.problem.variables import Block, Values
 
 Ints = NDArray[np.int64]
 
+LARGEST_TABLE = 1_000_000
+"""Entries of a matrix up to which a table of them is faster than sorting; windows have fewer."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
@@ -74,6 +77,19 @@ class Pattern:
         return matrix + torch.tril(matrix, -1).mT
 
 
+def _distinct(keys: Ints, bound: int) -> tuple[Ints, Ints]:
+    """The sorted distinct keys, all below ``bound``, and where each key lies among them."""
+    if bound > LARGEST_TABLE:
+        unique, inverse = np.unique(keys, return_inverse=True)
+        return unique, inverse.reshape(-1).astype(np.int64)
+    present = np.zeros(bound, dtype=bool)
+    present[keys] = True
+    unique = np.flatnonzero(present)
+    place = np.empty(bound, dtype=np.int64)
+    place[unique] = np.arange(len(unique))
+    return unique, place[keys]
+
+
 @dataclass(frozen=True, eq=False)
 class Structure:
     """Where the numbers of a problem go.
@@ -122,10 +138,10 @@ class Structure:
         ]
         diagonal = np.arange(n, dtype=np.int64) * (n + 1)
         keys = np.concatenate([diagonal, *(_keys(c, n) for c in columns)])
-        unique, inverse = np.unique(keys, return_inverse=True)
+        unique, inverse = _distinct(keys, n * n + 1)
         if len(unique) and unique[-1] == n * n:  # the bin's key sorts last
             unique = unique[:-1]
-        positions = inverse.reshape(-1)[n:].astype(np.int64)
+        positions = inverse[n:]
         gradient = np.concatenate([np.zeros(0, np.int64), *(c.reshape(-1) for c in columns)])
         device = pytree.tree_leaves(values)[0].device
         return cls(
