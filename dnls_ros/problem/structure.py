@@ -77,6 +77,14 @@ class Pattern:
         return matrix + torch.tril(matrix, -1).mT
 
 
+HostSlots = Mapping[str, tuple[Tensor, ...]]
+"""group → one (M,) slot tensor per reference, on the CPU."""
+
+
+def _slots(groups: Mapping[str, Group], values: Values) -> HostSlots:
+    return {name: tuple(values.slots(r) for r in group.refs) for name, group in groups.items()}
+
+
 def _distinct(keys: Ints, bound: int) -> tuple[Ints, Ints]:
     """The sorted distinct keys, all below ``bound``, and where each key lies among them."""
     if bound > LARGEST_TABLE:
@@ -124,14 +132,14 @@ class Structure:
         raise IndexError(index)
 
     @classmethod
-    def of(cls, groups: Mapping[str, Group], values: Values) -> Structure:
-        """Analyzes the groups over these values."""
+    def of(
+        cls, groups: Mapping[str, Group], values: Values, known: HostSlots | None = None
+    ) -> Structure:
+        """Analyzes the groups over these values; ``known``: their slots, if found already."""
         blocks = values.layout()
         by_name = {b.name: b for b in blocks}
         n = blocks[-1].stop if blocks else 0
-        slots = {
-            name: tuple(values.slots(r) for r in group.refs) for name, group in groups.items()
-        }
+        slots = _slots(groups, values) if known is None else known
         columns = [
             _columns(group, slots[name], [by_name[r.name] for r in group.refs])
             for name, group in groups.items()
@@ -183,16 +191,17 @@ class StructureCache:
 
     def get(self, groups: Mapping[str, Group], values: Values) -> Structure:
         """The groups' structure over the values, analyzed only if it differs from the last one."""
+        slots = _slots(groups, values)
         signature = (
             values.layout(),
             tuple(
-                (n, r.name, values.slots(r).numpy().tobytes())
+                (n, r.name, at.numpy().tobytes())
                 for n, g in groups.items()
-                for r in g.refs
+                for r, at in zip(g.refs, slots[n], strict=True)
             ),
         )
         if self._structure is None or signature != self._signature:
-            self._structure, self._signature = Structure.of(groups, values), signature
+            self._structure, self._signature = Structure.of(groups, values, slots), signature
             self.misses += 1
             return self._structure
         self.hits += 1

@@ -103,8 +103,8 @@ def image_state(
     body, state = rules.body, find_state(draft, rules, m.stamp)
     if state is not None and (body.name, state) not in draft.state.uncertain:
         return state
-    if state is None and measured(draft, rules, m.stamp) is not None:
-        add_state(draft, rules, m.stamp, lambda: None)
+    if state is None and (by_odometry := measured(draft, rules, m.stamp)) is not None:
+        put_state(draft, rules, m.stamp, by_odometry)
         return m.stamp
     located = camera.locate(draft, m)
     stamp = m.stamp if state is None else state

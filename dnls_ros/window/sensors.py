@@ -8,6 +8,7 @@ buffer for its samples (`insert`). Images have a module of their own, `images`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -87,6 +88,7 @@ class MotionModel(SensorModel, Protocol):
         ...
 
 
+@lru_cache(maxsize=256)
 def loss_of(config: SensorConfig) -> Loss | None:
     """The configured robust loss."""
     kinds: dict[str, type[Huber | Cauchy | GemanMcClure | Tukey | Welsch]] = {
