@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import itertools
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
+import dnls_ros.io.simulate as simulation
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.bag import Record, read_bag
 from dnls_ros.io.messages import adapt
@@ -358,3 +360,14 @@ def test_a_scene_file_with_a_missing_or_unknown_key_is_named(tmp_path: Path) -> 
             load_scene(path)
     with pytest.raises(UnreadableInputError, match="nowhere"):
         load_scene(tmp_path / "nowhere.yaml")
+
+
+def test_the_simulator_shares_no_code_with_what_it_tests() -> None:
+    folder = Path(simulation.__file__).parent
+    for name in ("scene", "simulate", "sim_motion", "sim_odometry", "sim_camera"):
+        tree = ast.parse((folder / f"{name}.py").read_text())
+        imported = [
+            node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+        ]
+        layers = {module.split(".")[1] for module in imported if module.startswith("dnls_ros.")}
+        assert layers <= {"errors", "io"}, f"{name} imports {layers}"
