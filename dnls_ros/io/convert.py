@@ -15,7 +15,6 @@ marker means the same in any axes and is kept apart: a first element of −1 say
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -101,14 +100,6 @@ def twist_from_fields(twist: Any) -> Array:
     """Read a geometry_msgs/Twist into (6,) = (v, ω) [m/s, rad/s]."""
     linear, angular = twist.linear, twist.angular
     return _numbers(linear.x, linear.y, linear.z, angular.x, angular.y, angular.z)
-
-
-def pose_to_fields(pose: Sequence[float] | Array, message: Any) -> None:
-    """Write (7,) into a geometry_msgs/Pose."""
-    values = [float(value) for value in pose]
-    point, turn = message.position, message.orientation
-    point.x, point.y, point.z = values[:3]
-    turn.x, turn.y, turn.z, turn.w = values[3:]
 
 
 def is_rotation(quaternion: Array) -> bool:

@@ -334,12 +334,6 @@ class _Pace:
         time.sleep(max(0.0, due - time.monotonic()))
 
 
-def coverage_of(counters: Mapping[str, int]) -> float:
-    """Share of received measurements that were accepted."""
-    received = counters.get("received", 0)
-    return counters.get("accepted", 0) / received if received else 0.0
-
-
 def reasons(settled: Iterable[Settled]) -> dict[str, int]:
     """How often each reason occurred."""
     out: dict[str, int] = {}

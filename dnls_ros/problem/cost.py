@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.lie import Element, retract, tangent_dim
-from dnls_ros.problem.variables import Ref, storage
+from dnls_ros.problem.variables import storage
 
 if TYPE_CHECKING:
     from dnls_ros.problem.factors import FactorGroup
@@ -233,8 +233,3 @@ def _central_difference(cost: Cost, arguments: tuple[Any, ...], k: int, step: fl
         ahead, behind = (cost.evaluate(a, (1, 1)) for a in moved)
         columns.append((ahead - behind) / (2 * step))
     return torch.stack(columns, -1)
-
-
-def is_ref(argument: Any) -> bool:
-    """Whether an argument is optimized (a reference) rather than data."""
-    return isinstance(argument, Ref)

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from dnls_ros.errors import DnlsError
 from dnls_ros.problem.factors import Group
 from dnls_ros.problem.structure import Structure
-from dnls_ros.problem.variables import Ref, Values
+from dnls_ros.problem.variables import Values
 
 
 class Problem(Mapping[str, Group]):
@@ -107,17 +107,6 @@ def cost_of(problem: Mapping[str, Group], values: Values, structure: Structure) 
 def _sum(costs: list[Tensor]) -> Tensor:
     batch = max(c.shape[0] for c in costs)
     return torch.stack([c.expand(batch) for c in costs]).sum(0)
-
-
-def touched(groups: Mapping[str, Group], name: str) -> Tensor:
-    """The ids of block ``name`` that any group refers to, sorted and unique."""
-    ids = [r.ids for group in groups.values() for r in group.refs if r.name == name]
-    return torch.unique(torch.cat(ids)) if ids else torch.zeros(0, dtype=torch.int64)
-
-
-def refs_to(group: Group, name: str) -> list[Ref]:
-    """The group's references to block ``name``."""
-    return [r for r in group.refs if r.name == name]
 
 
 pytree.register_pytree_node(

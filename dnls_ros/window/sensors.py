@@ -76,18 +76,6 @@ class SensorModel(Protocol):
         ...
 
 
-class MotionModel(SensorModel, Protocol):
-    """A sensor of motion: its samples go to a buffer instead."""
-
-    def empty(self) -> Increments:
-        """No samples yet."""
-        ...
-
-    def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
-        """The buffer with one sample more."""
-        ...
-
-
 @lru_cache(maxsize=256)
 def loss_of(config: SensorConfig) -> Loss | None:
     """The configured robust loss."""

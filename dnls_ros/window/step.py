@@ -60,6 +60,7 @@ class StepRunner:
         initializer: Places new landmarks.
         linear: The linear solver.
         cache: Keeps the structure while it repeats.
+        memory: Keeps the factors between neighbouring states while those repeat.
     """
 
     config: EstimatorConfig
