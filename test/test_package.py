@@ -29,6 +29,7 @@ LAYERS = {
     "optim": 4,
     "diff": 5,
     "window": 6,
+    "runtime": 6.5,
     "io": 7,
     "learning": 8,
     "ros": 9,

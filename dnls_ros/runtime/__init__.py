@@ -1,0 +1,1 @@
+"""The estimator under supervision: time, frames, states of health, recovery. No ROS in it."""
