@@ -13,7 +13,7 @@ import pytest
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.compose import Composer
 from dnls_ros.io.definitions import message_class
-from dnls_ros.ros.inbox import Arrival, CameraInfo, Dropped, Inbox, PoseQuery
+from dnls_ros.ros.inbox import Arrival, Ask, CameraInfo, Dropped, Inbox
 from dnls_ros.ros.path import PathHistory
 from dnls_ros.ros.solver import SolverThread
 from dnls_ros.window.ingress import Ingress
@@ -225,9 +225,9 @@ def test_a_camera_is_calibrated_in_order_with_its_images_and_once():
     kind = "apriltag_msgs/msg/AprilTagDetectionArray"
     rig.thread.start()
     rig.inbox.put(Arrival("tags", kind, COMPOSE.april_tags(10**9, "cam", []), 0))
-    rig.inbox.put_camera_info(CameraInfo("tags", object()))
-    rig.inbox.put_camera_info(CameraInfo("tags", COMPOSE.camera_info(10**9, "cam", camera)))
-    rig.inbox.put_camera_info(CameraInfo("tags", COMPOSE.camera_info(2 * 10**9, "cam", camera)))
+    rig.inbox.put_uncounted(CameraInfo("tags", object()))
+    rig.inbox.put_uncounted(CameraInfo("tags", COMPOSE.camera_info(10**9, "cam", camera)))
+    rig.inbox.put_uncounted(CameraInfo("tags", COMPOSE.camera_info(2 * 10**9, "cam", camera)))
     rig.inbox.put(Arrival("tags", kind, COMPOSE.april_tags(2 * 10**9, "cam", []), 0))
     rig.finish()
     assert rig.estimator is not None
@@ -247,8 +247,8 @@ def test_a_question_is_answered_before_the_messages_that_wait(rig):
 
     for k in range(1, 50):
         rig.put(k * 10**9)
-    rig.inbox.ask(PoseQuery(7, "object", True, None, reply))
-    rig.inbox.ask(PoseQuery(-1, "object", True, None, reply))
+    rig.inbox.ask(Ask(lambda session: session.pose_at(7), reply))
+    rig.inbox.ask(Ask(lambda session: session.pose_at(-1), reply))
     rig.thread.start()
     assert done.wait(5.0)
     options = {"track": "object", "with_covariance": True, "max_extrapolation": None}

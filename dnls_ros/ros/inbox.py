@@ -1,6 +1,7 @@
 """The bounded queue between the executor and the solver thread, and the count of what entered it.
 
-Callbacks put messages in and return; the solver thread takes work out. A message that finds its
+Callbacks put messages in and return; the solver thread takes work out. Services ask: their
+question or command is a function of the session, run between two solves. A message that finds its
 sensor's share of the queue full is dropped, and the drop itself becomes work, so that the
 estimator counts it as QUEUE_FULL like any other rejection. Every message put is therefore in
 exactly one place: waiting here, or handed over.
@@ -12,7 +13,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dnls_ros.runtime.session import Session
+    from dnls_ros.runtime.transforms import StampedTransform
 
 CAPACITY = 1000
 
@@ -43,17 +48,26 @@ class CameraInfo:
 
 
 @dataclass(frozen=True, eq=False)
-class PoseQuery:
-    """A question for ``Estimator.pose_at`` and where its answer (or exception) goes."""
+class Transforms:
+    """Transforms from a tf topic; no measurement, so they are not counted."""
 
-    stamp: int
-    track: str
-    with_covariance: bool
-    max_extrapolation: float | None
+    transforms: tuple[StampedTransform, ...]
+    static: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """A question or a command: ``function`` is called with the session between two solves.
+
+    ``reply`` gets what it returned, or the exception that it raised; called on the solver thread.
+    """
+
+    function: Callable[[Session], Any]
     reply: Callable[[Any], None]
 
 
-Work = Arrival | Dropped | CameraInfo | PoseQuery
+Uncounted = CameraInfo | Transforms
+Work = Arrival | Dropped | Uncounted | Ask
 
 
 class Inbox:
@@ -66,8 +80,8 @@ class Inbox:
         # Guarded by _changed:
         self._received: Counter[str] = Counter(dict.fromkeys(sensors, 0))
         self._waiting: Counter[str] = Counter(dict.fromkeys(self._received, 0))
-        self._queue: deque[Arrival | Dropped | CameraInfo] = deque()
-        self._queries: deque[PoseQuery] = deque()
+        self._queue: deque[Arrival | Dropped | Uncounted] = deque()
+        self._questions: deque[Ask] = deque()
         self._closed = False
 
     def put(self, arrival: Arrival) -> bool:
@@ -80,25 +94,25 @@ class Inbox:
             self._changed.notify()
             return not full
 
-    def put_camera_info(self, info: CameraInfo) -> None:
-        """Takes a calibration in, in order with the messages it is for."""
+    def put_uncounted(self, item: Uncounted) -> None:
+        """Takes a calibration or transforms in, in order with the messages they are for."""
         with self._changed:
-            self._queue.append(info)
+            self._queue.append(item)
             self._changed.notify()
 
-    def ask(self, query: PoseQuery) -> None:
-        """Takes a question in; it is answered before the next message is looked at."""
+    def ask(self, ask: Ask) -> None:
+        """Takes a question or command in; it comes before the next message."""
         with self._changed:
-            self._queries.append(query)
+            self._questions.append(ask)
             self._changed.notify()
 
     def take(self, timeout: float) -> Work | None:
         """The next work; None when nothing came within ``timeout`` [s] or the queue is closed."""
         with self._changed:
-            if not (self._queries or self._queue or self._closed):
+            if not (self._questions or self._queue or self._closed):
                 self._changed.wait(timeout)
-            if self._queries:
-                return self._queries.popleft()
+            if self._questions:
+                return self._questions.popleft()
             if self._closed or not self._queue:
                 return None
             work = self._queue.popleft()

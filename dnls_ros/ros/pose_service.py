@@ -7,7 +7,7 @@ messages.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from rclpy.node import Node
@@ -15,11 +15,14 @@ from rclpy.task import Future
 
 from dnls_ros.io.compose import Composer
 from dnls_ros.io.convert import stamp_to_ns
-from dnls_ros.ros.inbox import Inbox, PoseQuery
+from dnls_ros.ros.inbox import Ask, Inbox
 from dnls_ros.ros.publish import usable_covariance
 from dnls_ros.ros.types import message_class
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.results import PoseAt
+
+if TYPE_CHECKING:
+    from dnls_ros.runtime.session import Session
 
 SERVICE = "dnls_ros/srv/GetPoseAt"
 
@@ -86,14 +89,14 @@ class PoseService:
                 executor.wake()  # else the coroutine goes on at the next step of spinning
 
         limit = request.max_extrapolation
-        query = PoseQuery(
-            stamp=stamp_to_ns(request.stamp.sec, request.stamp.nanosec),
-            track=request.track,
-            with_covariance=request.with_covariance,
-            max_extrapolation=limit if limit >= 0.0 else None,
-            reply=reply,
-        )
-        self._inbox.ask(query)
+        stamp = stamp_to_ns(request.stamp.sec, request.stamp.nanosec)
+
+        def ask(session: Session) -> PoseAt:
+            return session.pose_at(
+                stamp, request.track, request.with_covariance, limit if limit >= 0.0 else None
+            )
+
+        self._inbox.ask(Ask(ask, reply))
         return future
 
     def _fill(self, response: Any, request: Any, answer: PoseAt) -> None:

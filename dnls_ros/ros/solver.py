@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dnls_ros.io.cameras import camera_from_info
 from dnls_ros.io.messages import adapt
 from dnls_ros.io.replay import calibrate_from_files
-from dnls_ros.ros.inbox import Arrival, CameraInfo, Dropped, Inbox, PoseQuery, Work
+from dnls_ros.ros.inbox import Arrival, Ask, CameraInfo, Dropped, Inbox, Work
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.measurements import (
     CameraIntrinsics,
@@ -171,7 +171,7 @@ class SolverThread:
 
     def _do(self, estimator: Estimator, work: Work) -> None:
         """One item of work; nothing it does ends the thread."""
-        if isinstance(work, PoseQuery):
+        if isinstance(work, Ask):
             self._answer(estimator, work)
         elif isinstance(work, CameraInfo):
             camera = camera_from_info(work.message)
@@ -254,19 +254,14 @@ class SolverThread:
         trace = "".join(traceback.format_exception(error))
         self._log.error(f"{what} failed; the last state is kept\n{trace}")
 
-    def _answer(self, estimator: Estimator, query: PoseQuery) -> None:
-        """Replies with the pose, or with the exception that asking for it raised."""
+    def _answer(self, estimator: Estimator, ask: Ask) -> None:
+        """Replies with what was asked for, or with the exception that asking raised."""
         answer: Any
         try:
-            answer = estimator.pose_at(
-                query.stamp,
-                track=query.track,
-                with_covariance=query.with_covariance,
-                max_extrapolation=query.max_extrapolation,
-            )
+            answer = ask.function(estimator)
         except Exception as error:
             answer = error
-        query.reply(answer)
+        ask.reply(answer)
 
     def _account(self, estimator: Estimator) -> None:
         """Brings the report up to date; nothing is in this thread's hands at this moment."""

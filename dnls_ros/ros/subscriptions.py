@@ -96,7 +96,7 @@ class Subscriptions:
         """Listens to a camera's calibration; before activation too, since it is no measurement."""
 
         def receive(message: Any) -> None:
-            self._inbox.put_camera_info(CameraInfo(sensor.name, message))
+            self._inbox.put_uncounted(CameraInfo(sensor.name, message))
 
         qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._add(CAMERA_INFO, sensor.camera_info_topic, receive, qos)
