@@ -251,8 +251,7 @@ def test_a_question_is_answered_before_the_messages_that_wait(rig):
     rig.inbox.ask(Ask(lambda session: session.pose_at(-1), reply))
     rig.thread.start()
     assert done.wait(5.0)
-    options = {"track": "object", "with_covariance": True, "max_extrapolation": None}
-    assert answers[0] == ((7, options), 0)
+    assert answers[0] == ((7, {}), 0)
     assert isinstance(answers[1][0], ValueError)
 
 
