@@ -54,12 +54,14 @@ class Measurement:
         stamp: Time of the measurement [ns].
         frame: ``header.frame_id`` as received.
         sequence: Count of this sensor's measurements, from 0.
+        extrinsic: body_T_sensor (7,) at the stamp, where tf gave it; None: the configured one.
     """
 
     sensor: str
     stamp: int
     frame: str
     sequence: int = 0
+    extrinsic: Array | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
