@@ -13,8 +13,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 # Definitions of the package, not its Python files: from the checkout those are used as they are.
 INPUTS := constraints.txt pyproject.toml setup.py CMakeLists.txt package.xml scripts/setup.sh \
-          scripts/dnls scripts/estimator_node \
-          $(wildcard msg/*.msg srv/*.srv interfaces/*/msg/*.msg interfaces/*/CMakeLists.txt)
+          scripts/dnls $(wildcard scripts/*_node) \
+          $(wildcard msg/*.msg srv/*.srv action/*.action interfaces/*/msg/*.msg interfaces/*/CMakeLists.txt)
 RUN := $(VENV)/bin/python -m
 # The ROS wheels set this when Python starts; inherited from another environment it would hide our libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE

@@ -51,13 +51,15 @@ class BuildWithMessages(build_py):
     def copy_plain_files(self) -> None:
         """Puts definitions, launch and config files where CMake would have put them."""
         definitions = Path(self.build_lib) / "dnls_ros" / "definitions"
-        for kind in ("msg", "srv"):
+        for kind in ("msg", "srv", "action"):
             shutil.copytree(ROOT / kind, definitions / "dnls_ros" / kind)
         for folder in (ROOT / "interfaces").iterdir():
             shutil.copytree(folder / "msg", definitions / folder.name / "msg")
         for kind in ("launch", "config"):
-            files = [str(path) for path in sorted((ROOT / kind).iterdir()) if path.is_file()]
-            self.distribution.data_files.append((f"share/dnls_ros/{kind}", files))
+            for folder, _, names in os.walk(ROOT / kind):
+                place = Path("share", "dnls_ros", Path(folder).relative_to(ROOT))
+                files = [str(Path(folder, name)) for name in sorted(names)]
+                self.distribution.data_files.append((str(place), files))
 
     def run_cmake(self, prefix: Path) -> Path:
         """Configures, builds and installs into a staging folder, which is returned."""

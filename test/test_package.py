@@ -43,9 +43,13 @@ ONLY_IN = {
     **{f"{name}_msgs": {"ros"} for name in ("geometry", "nav", "sensor", "std", "diagnostic")},
     **{f"{name}_msgs": {"ros"} for name in ("visualization", "lifecycle", "apriltag", "tf2")},
     "builtin_interfaces": {"ros"},
+    "action_msgs": {"ros"},
+    "rosgraph_msgs": {"ros"},
+    "std_srvs": {"ros"},
     "rcl_interfaces": {"ros"},
     "dnls_ros.msg": {"ros"},
     "dnls_ros.srv": {"ros"},
+    "dnls_ros.action": {"ros"},
     "sksparse": {"linear"},
 }
 # … and libraries too heavy or too rare to be imported while a module loads, except by the modules
@@ -98,7 +102,7 @@ def test_modules_import_downwards_only(path: Path) -> None:
     for name in imports(ast.parse(path.read_text())):
         if name.startswith("dnls_ros."):
             other = name.split(".")[1]
-            if other in {"msg", "srv"}:
+            if other in {"msg", "srv", "action"}:
                 continue  # generated, see the next test
             assert other in LAYERS, f"{name} is in no layer"
             assert LAYERS[other] <= LAYERS[part], f"{part} imports {name}, which lies above it"
@@ -181,6 +185,9 @@ def test_every_definition_parses_without_ros() -> None:
     for package, folder in folders.items():
         for path in (folder / "msg").glob("*.msg"):
             ours |= get_types_from_msg(path.read_text(), f"{package}/msg/{path.stem}")
+    for path in (*ROOT.glob("srv/*.srv"), *ROOT.glob("action/*.action")):
+        for number, part in enumerate(path.read_text().split("\n---\n")):
+            ours |= get_types_from_msg(part, f"dnls_ros/msg/{path.stem}{number}")
     known = store.fielddefs.keys() | ours.keys()
     for _, fields in ours.values():
         for _, descriptor in fields:
@@ -196,11 +203,13 @@ def test_the_installed_copy_carries_every_definition() -> None:
     if not installed:
         pytest.skip("no installed copy beside the checkout")
     sources = {
-        f"dnls_ros/{path.relative_to(ROOT)}": path for path in ROOT.glob("[ms][sr][gv]/*.*")
+        f"dnls_ros/{path.relative_to(ROOT)}": path
+        for kind in ("msg", "srv", "action")
+        for path in (ROOT / kind).glob(f"*.{kind}")
     }
     for path in (ROOT / "interfaces").glob("*/msg/*.msg"):
         sources[str(path.relative_to(ROOT / "interfaces"))] = path
-    assert "dnls_ros/srv/GetPoseAt.srv" in sources
+    assert {"dnls_ros/srv/GetPoseAt.srv", "dnls_ros/action/ReplayBag.action"} <= sources.keys()
     for name, path in sources.items():
         copy = installed[0] / name
         assert copy.read_text() == path.read_text(), f"{name} is old: run `make setup`"
@@ -210,7 +219,9 @@ def test_pip_puts_the_node_where_ros2_run_looks_and_the_files_where_launch_looks
     prefix = Path(sys.prefix)
     if not (prefix / "share" / "dnls_ros" / "package.xml").exists():
         pytest.skip("the package is not installed by pip in this environment")
-    for name in ("dnls", "estimator_node"):
+    scripts = {path.name for path in (ROOT / "scripts").glob("*_node")} | {"dnls"}
+    assert "estimator_node" in scripts
+    for name in scripts:
         assert os.access(prefix / "lib" / "dnls_ros" / name, os.X_OK), f"{name}: run `make setup`"
     for kind in ("launch", "config"):
         assert any((prefix / "share" / "dnls_ros" / kind).iterdir())
@@ -232,14 +243,23 @@ def test_the_generated_messages_match_the_definitions() -> None:
     import apriltag_msgs.msg
     import tf2_msgs.msg
 
+    import dnls_ros.action
     import dnls_ros.msg
     import dnls_ros.srv
 
-    for path in (ROOT / "msg").glob("*.msg"):
-        generated = getattr(dnls_ros.msg, path.stem).get_fields_and_field_types()
-        plain = re.sub(r"#.*", "", path.read_text())
-        fields = re.findall(r"^[\w/\[\]]+[ ]+(\w+)[ ]*$", plain, re.MULTILINE)
-        assert list(generated) == fields, "run `make setup` after a change in msg/"
+    parts = {
+        "msg": lambda kind: [kind],
+        "srv": lambda kind: [kind.Request, kind.Response],
+        "action": lambda kind: [kind.Goal, kind.Result, kind.Feedback],
+    }
+    for folder, parts_of in parts.items():
+        for path in (ROOT / folder).glob(f"*.{folder}"):
+            kind = getattr(getattr(dnls_ros, folder), path.stem)
+            texts = re.sub(r"#.*", "", path.read_text()).split("---")
+            for part, text in zip(parts_of(kind), texts, strict=True):
+                generated = part.get_fields_and_field_types()
+                fields = re.findall(r"^[\w/\[\]]+[ ]+(\w+)[ ]*$", text, re.MULTILINE)
+                assert list(generated) == fields, f"run `make setup` after a change in {path.name}"
     assert dnls_ros.srv.GetPoseAt.Response.TOO_FAR_AHEAD == 2
     corners = apriltag_msgs.msg.AprilTagDetection.get_fields_and_field_types()["corners"]
     assert corners == "apriltag_msgs/Point[4]"
