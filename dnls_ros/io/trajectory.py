@@ -34,8 +34,10 @@ KITTI_PERIOD = 100_000_000
 """Time between KITTI's poses [ns], which its pose files do not hold."""
 
 _AXES = ("x", "y", "z", "rx", "ry", "rz")
-_COVARIANCE_NAMES = tuple(f"{row}_{column}" for k, row in enumerate(_AXES) for column in _AXES[k:])
-_UPPER = np.triu_indices(6)
+COVARIANCE_NAMES = tuple(f"{row}_{column}" for k, row in enumerate(_AXES) for column in _AXES[k:])
+"""Columns of the upper triangle of a covariance, row by row."""
+UPPER = np.triu_indices(6)
+"""Its rows and columns in the matrix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,7 @@ def parse_stamp(text: str) -> int:
 def write_tum(path: Path | str, trajectory: Trajectory) -> None:
     """Write ``t x y z qx qy qz qw`` lines."""
     lines = (
-        f"{stamp_text(stamp)} {_numbers_text(pose)}\n"
+        f"{stamp_text(stamp)} {numbers_text(pose)}\n"
         for stamp, pose in zip(trajectory.stamps.tolist(), trajectory.poses.tolist(), strict=True)
     )
     write_text(path, "".join(lines))
@@ -130,15 +132,11 @@ def read_tum(path: Path | str) -> Trajectory:
         UnreadableInputError: The file is missing or empty, a line is no pose, or stamps do not
             ascend.
     """
-    rows = list(_rows(path, 8, "t x y z qx qy qz qw"))
-    stamps = np.array([_row_stamp(path, line, words[0]) for line, words in rows], dtype=np.int64)
-    poses = np.array([_row_numbers(path, line, words[1:]) for line, words in rows])
-    lengths = np.linalg.norm(poses[:, 3:], axis=1, keepdims=True)
-    if (short := np.flatnonzero(lengths < 1e-9)).size:
-        raise UnreadableInputError(f"{path}:{rows[short[0]][0]}: the quaternion has length zero")
-    unit = np.abs(lengths - 1.0) < 1e-12  # what we wrote reads back bit by bit
-    poses[:, 3:] = np.where(unit, poses[:, 3:], poses[:, 3:] / lengths)
-    return _named(path, stamps, poses, None)
+    rows = list(rows_of(path, (8,), "t x y z qx qy qz qw"))
+    stamps = np.array([row_stamp(path, line, words[0]) for line, words in rows], dtype=np.int64)
+    poses = np.array([row_numbers(path, line, words[1:]) for line, words in rows])
+    poses = unit_quaternions(path, [line for line, _ in rows], poses)
+    return named_trajectory(path, stamps, poses, None)
 
 
 def write_kitti(path: Path | str, trajectory: Trajectory) -> None:
@@ -146,7 +144,7 @@ def write_kitti(path: Path | str, trajectory: Trajectory) -> None:
     matrices = np.concatenate(
         [rotation_matrix(trajectory.poses[:, 3:]), trajectory.poses[:, :3, None]], axis=2
     )
-    lines = (f"{_numbers_text(row)}\n" for row in matrices.reshape(-1, 12).tolist())
+    lines = (f"{numbers_text(row)}\n" for row in matrices.reshape(-1, 12).tolist())
     write_text(path, "".join(lines))
 
 
@@ -158,7 +156,7 @@ def read_kitti(path: Path | str, stamps: Stamps | None = None) -> Trajectory:
             many as ``stamps``.
     """
     numbers = [
-        _row_numbers(path, line, words) for line, words in _rows(path, 12, "a 3 × 4 matrix")
+        row_numbers(path, line, words) for line, words in rows_of(path, (12,), "a 3 × 4 matrix")
     ]
     matrices = np.array(numbers).reshape(-1, 3, 4)
     turns = matrices[:, :, :3]
@@ -171,7 +169,7 @@ def read_kitti(path: Path | str, stamps: Stamps | None = None) -> Trajectory:
     bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (len(matrices), 1, 4))
     homogeneous = torch.from_numpy(np.concatenate([matrices, bottom], axis=1))
     poses = SE3.from_matrix(homogeneous).normalized().tensor.numpy()
-    return _named(path, np.asarray(stamps, dtype=np.int64), poses, None)
+    return named_trajectory(path, np.asarray(stamps, dtype=np.int64), poses, None)
 
 
 def write_covariances(path: Path | str, trajectory: Trajectory) -> None:
@@ -183,9 +181,9 @@ def write_covariances(path: Path | str, trajectory: Trajectory) -> None:
     if trajectory.covariances is None:
         raise DnlsError(f"cannot write {path}: the trajectory has no covariances")
     matrices = covariance_to_ros(trajectory.covariances, trajectory.poses)
-    lines = [",".join(("stamp", *_COVARIANCE_NAMES)) + "\n"]
+    lines = [",".join(("stamp", *COVARIANCE_NAMES)) + "\n"]
     for stamp, matrix in zip(trajectory.stamps.tolist(), matrices, strict=True):
-        lines.append(f"{stamp_text(stamp)},{_numbers_text(matrix[_UPPER].tolist(), ',')}\n")
+        lines.append(f"{stamp_text(stamp)},{numbers_text(matrix[UPPER].tolist(), ',')}\n")
     write_text(path, "".join(lines))
 
 
@@ -196,36 +194,45 @@ def read_covariances(path: Path | str, trajectory: Trajectory) -> Trajectory:
         UnreadableInputError: The file is unreadable or its stamps are not those of the trajectory.
     """
     rows = [
-        row for row in _rows(path, 22, "a stamp and 21 covariances", ",") if row[1][0] != "stamp"
+        row
+        for row in rows_of(path, (22,), "a stamp and 21 covariances", ",")
+        if row[1][0] != "stamp"
     ]
-    stamps = np.array([_row_stamp(path, line, words[0]) for line, words in rows], dtype=np.int64)
+    stamps = np.array([row_stamp(path, line, words[0]) for line, words in rows], dtype=np.int64)
     if not np.array_equal(stamps, trajectory.stamps):
         raise UnreadableInputError(f"{path}: its stamps are not those of the trajectory")
-    matrices = np.zeros((len(rows), 6, 6))
-    upper = np.array([_row_numbers(path, line, words[1:]) for line, words in rows])
-    matrices[:, _UPPER[0], _UPPER[1]] = upper
-    matrices[:, _UPPER[1], _UPPER[0]] = upper
-    covariances = covariance_from_ros(matrices, trajectory.poses)
+    upper = np.array([row_numbers(path, line, words[1:]) for line, words in rows])
+    covariances = covariance_from_ros(symmetric_matrices(upper), trajectory.poses)
     return Trajectory(trajectory.stamps, trajectory.poses, covariances)
 
 
-def _numbers_text(values: Iterable[float], separator: str = " ") -> str:
+def numbers_text(values: Iterable[float], separator: str = " ") -> str:
+    """Write numbers in the shortest form that reads back as the same doubles."""
     return separator.join(map(repr, values))
 
 
-def _rows(
-    path: Path | str, width: int, form: str, separator: str | None = None
+def rows_of(
+    path: Path | str,
+    widths: Sequence[int],
+    form: str,
+    separator: str | None = None,
+    skip: int = 0,
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, words) of lines with content; one of another width is an error."""
+    """Yield (line number, words) of lines with content, the first ``skip`` lines aside.
+
+    Raises:
+        UnreadableInputError: A line has none of the ``widths``, or there is no line.
+    """
     found = False
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         content = line.partition("#")[0].strip()
-        if not content:
+        if not content or number <= skip:
             continue
         words = content.split(separator)
-        if len(words) != width:
+        if len(words) not in widths:
+            wanted = " or ".join(map(str, widths))
             raise UnreadableInputError(
-                f"{path}:{number}: expected {width} numbers ({form}), got {len(words)}"
+                f"{path}:{number}: expected {wanted} numbers ({form}), got {len(words)}"
             )
         found = True
         yield number, words
@@ -233,18 +240,42 @@ def _rows(
         raise UnreadableInputError(f"{path} holds no poses")
 
 
-def _row_stamp(path: Path | str, line: int, word: str) -> int:
+def row_stamp(path: Path | str, line: int, word: str) -> int:
+    """Read the stamp [ns] of a line; UnreadableInputError names it."""
     try:
         return parse_stamp(word)
     except (DecimalException, ValueError, OverflowError) as error:
         raise UnreadableInputError(f"{path}:{line}: {word!r} is not a time in seconds") from error
 
 
-def _row_numbers(path: Path | str, line: int, words: Sequence[str]) -> list[float]:
+def row_numbers(path: Path | str, line: int, words: Sequence[str]) -> list[float]:
+    """Read the numbers of a line; UnreadableInputError names it."""
     try:
         return [float(word) for word in words]
     except ValueError as error:
         raise UnreadableInputError(f"{path}:{line}: {error}") from error
+
+
+def unit_quaternions(path: Path | str, lines: Sequence[int], poses: Array) -> Array:
+    """Normalize the quaternions of poses (N, 7) that were read from ``lines`` of a file.
+
+    Raises:
+        UnreadableInputError: One has length zero.
+    """
+    lengths = np.linalg.norm(poses[:, 3:], axis=1, keepdims=True)
+    if (short := np.flatnonzero(lengths < 1e-9)).size:
+        raise UnreadableInputError(f"{path}:{lines[short[0]]}: the quaternion has length zero")
+    unit = np.abs(lengths - 1.0) < 1e-12  # what we wrote reads back bit by bit
+    turns = np.where(unit, poses[:, 3:], poses[:, 3:] / lengths)
+    return np.concatenate([poses[:, :3], turns], axis=1)
+
+
+def symmetric_matrices(upper: Array) -> Array:
+    """Make matrices (N, 6, 6) of their upper triangles (N, 21), row by row."""
+    matrices = np.zeros((len(upper), 6, 6))
+    matrices[:, UPPER[0], UPPER[1]] = upper
+    matrices[:, UPPER[1], UPPER[0]] = upper
+    return matrices
 
 
 def _check_ascending(stamps: Stamps) -> None:
@@ -256,7 +287,7 @@ def _check_ascending(stamps: Stamps) -> None:
         )
 
 
-def _named(
+def named_trajectory(
     path: Path | str, stamps: Stamps, poses: Array, covariances: Array | None
 ) -> Trajectory:
     """Make the trajectory read from ``path``, whose name goes into what is wrong with it."""
