@@ -1,9 +1,10 @@
-"""Replay: a recording through the estimator in lockstep, one process, no clock.
+"""Replay: a recording through the session in lockstep, one process; the clock is the recording's.
 
 Measurements are merged by (stamp, sensor, sequence) and solves fire at multiples of
 1/``solver.rate`` of data time, so the result does not depend on how fast it is played, on the
 machine's load or on threads. With faults the order of arrival is part of the experiment: then
-measurements are fed in the order of their receive stamps.
+measurements are fed in the order of their receive stamps. The clock that tells stamps of the
+future is the receive stamp of each message.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from dnls_ros.io.faults import Fault, FaultInjector
 from dnls_ros.io.messages import adapt
 from dnls_ros.io.trajectory import Trajectory
 from dnls_ros.io.yaml_files import load_camera_calibration
+from dnls_ros.runtime.session import Session
+from dnls_ros.runtime.types import Event, Status
 from dnls_ros.window.config import EstimatorConfig, SensorConfig
 from dnls_ros.window.estimator import Estimator
 from dnls_ros.window.ingress import Settled
 from dnls_ros.window.measurements import CameraIntrinsics, Measurement, Reason, Rejection
 from dnls_ros.window.results import StepResult
-from dnls_ros.window.schedule import Ticker
 
 Array = NDArray[np.float64]
 
@@ -108,8 +110,9 @@ class ReplayResult:
     """Everything a replay found out.
 
     Attributes:
-        estimator: As it is at the end.
+        session: As it is at the end.
         steps: Every solve.
+        events: What happened.
         tracks: Track → its log.
         settled: What became of every measurement.
         seconds: Wall time of the estimator [s], reading the recording excluded.
@@ -117,13 +120,24 @@ class ReplayResult:
         absent: Configured topics that the recording does not have.
     """
 
-    estimator: Estimator
+    session: Session
     steps: Sequence[StepResult]
+    events: Sequence[Event]
     tracks: Mapping[str, TrackLog]
     settled: Sequence[Settled]
     seconds: float
     span: float
     absent: Sequence[str]
+
+    @property
+    def estimator(self) -> Estimator:
+        """The session's estimator."""
+        return self.session.estimator
+
+    @property
+    def status(self) -> Status:
+        """How it ended."""
+        return self.session.status()
 
     def smoothed(self, track: str) -> Trajectory:
         """Each state's last estimate."""
@@ -132,9 +146,17 @@ class ReplayResult:
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """One item for the estimator: a measurement, a rejected message, or a calibration."""
+    """One item for the session: a measurement, a rejected message, or a calibration.
+
+    Attributes:
+        stamp: By which it is merged [ns].
+        clock: Receive stamp [ns].
+        sensor: Whose it is.
+        item: It.
+    """
 
     stamp: int
+    clock: int
     sensor: str
     item: Measurement | Rejection | CameraIntrinsics
 
@@ -202,7 +224,7 @@ def _adapted(
                 intrinsics = camera_from_info(record.message)
                 if isinstance(intrinsics, CameraIntrinsics) and sensor.name not in calibrated:
                     calibrated.add(sensor.name)
-                    yield Feed(0, sensor.name, intrinsics)
+                    yield Feed(0, record.receive_stamp, sensor.name, intrinsics)
                 continue
             item = adapt(sensor.name, record.type, record.message, sequence[sensor.name])
             sequence[sensor.name] += 1
@@ -210,6 +232,7 @@ def _adapted(
                 item = replace(item, stamp=record.receive_stamp)
             yield Feed(
                 record.receive_stamp if isinstance(item, Rejection) else item.stamp,
+                record.receive_stamp,
                 sensor.name,
                 item,
             )
@@ -234,87 +257,73 @@ def replay(
         DnlsError: The configuration cannot be used.
     """
     chosen = options or ReplayOptions()
-    estimator = Estimator(config, archive=chosen.full)
-    calibrate_from_files(estimator, config)
+    session = Session(config, archive=chosen.full)
+    calibrate_from_files(session, config)
     feeds, absent = read_feed(Path(path), config, chosen)
-    return run_feed(estimator, feeds, chosen, absent, on_progress)
+    return run_feed(session, feeds, chosen, absent, on_progress)
 
 
-def calibrate_from_files(estimator: Estimator, config: EstimatorConfig) -> None:
+def calibrate_from_files(session: Session, config: EstimatorConfig) -> None:
     """Gives cameras with a calibration file their intrinsics."""
     for sensor in config.sensors:
         if sensor.type == "landmarks" and sensor.camera.calibration_file:
             camera = load_camera_calibration(sensor.camera.calibration_file)
-            estimator.set_intrinsics(sensor.name, camera.intrinsics)
+            session.set_intrinsics(sensor.name, camera.intrinsics)
 
 
 def run_feed(
-    estimator: Estimator,
+    session: Session,
     feeds: Sequence[Feed],
     options: ReplayOptions,
     absent: Sequence[str] = (),
     on_progress: Callable[[float], object] | None = None,
 ) -> ReplayResult:
-    """Drives an estimator through prepared items, in their order."""
-    config = estimator.config
-    driver = _Driver(estimator, Ticker(config.solver.rate), config.solver.trigger == "measurement")
+    """Drives a session through prepared items, in their order."""
+    log = _Log(session)
     pace = _Pace(options.rate)
     began = time.perf_counter()
     for k, feed in enumerate(feeds):
         pace.wait(feed.stamp)
-        driver.take(feed)
+        if isinstance(feed.item, CameraIntrinsics):
+            session.set_intrinsics(feed.sensor, feed.item)
+        else:
+            session.receive(feed.item, feed.clock)
+        log.collect()
         if on_progress is not None and k % 200 == 0:
             on_progress(k / len(feeds))
-    driver.finish()
+    session.finish()
+    log.collect()
     if on_progress is not None:
         on_progress(1.0)
     stamps = [f.stamp for f in feeds if isinstance(f.item, Measurement)]
     span = (max(stamps) - min(stamps)) * 1e-9 if stamps else 0.0
     seconds = time.perf_counter() - began
     return ReplayResult(
-        estimator, driver.steps, driver.tracks, driver.settled, seconds, span, list(absent)
+        session, log.steps, log.events, log.tracks, log.settled, seconds, span, list(absent)
     )
 
 
-class _Driver:
-    """Feeds, ticks, collects."""
+class _Log:
+    """Sorts what a session says."""
 
-    def __init__(self, estimator: Estimator, ticker: Ticker, each: bool) -> None:
-        self.estimator = estimator
-        self.ticker = ticker
-        self.each = each
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self.steps: list[StepResult] = []
+        self.events: list[Event] = []
         self.settled: list[Settled] = []
-        self.tracks = {t.name: TrackLog() for t in estimator.config.tracks}
-        self._newest = 0
+        self.tracks = {t.name: TrackLog() for t in session.config.tracks}
 
-    def take(self, feed: Feed) -> None:
-        """Feeds one item and solves what became due."""
-        if isinstance(feed.item, CameraIntrinsics):
-            self.estimator.set_intrinsics(feed.sensor, feed.item)
-            return
-        if isinstance(feed.item, Rejection):
-            self.estimator.feed(feed.item)
-            return
-        for tick in () if self.each else self.ticker.due(feed.item.stamp):
-            self._step(tick)
-        if self.estimator.feed(feed.item) is None:
-            self._newest = max(self._newest, feed.item.stamp)
-            if self.each:
-                self._step(self._newest)
-
-    def finish(self) -> None:
-        """The last, incomplete tick; what still waits after it is reported as waiting."""
-        if self._newest:
-            self._step(self._newest)
-
-    def _step(self, now: int) -> None:
-        result = self.estimator.step(now)
-        self.settled += self.estimator.drain()
-        if result is not None:
-            self.steps.append(result)
-            for name, log in self.tracks.items():
-                log.add(result, name)
+    def collect(self) -> None:
+        """Takes what was said since the last call."""
+        for output in self._session.take():
+            if isinstance(output, Event):
+                self.events.append(output)
+            elif isinstance(output, Settled):
+                self.settled.append(output)
+            else:
+                self.steps.append(output)
+                for name, log in self.tracks.items():
+                    log.add(output, name)
 
 
 class _Pace:
