@@ -125,7 +125,7 @@ def test_numbers_are_read_as_ros_reads_them(tmp_path):
     [
         ({"windw__duration": 1.0}, "nearest valid name is 'window.duration'"),
         ({"sensor__gps__sigmaa": [1.0]}, "nearest valid name is 'sensor.gps.sigma'"),
-        ({"publish__tf": True}, "publish.tf: is not a parameter"),
+        ({"publish__markers": True}, "publish.markers: is not a parameter"),
         ({"solver__rate": 1000.0}, "got 1000; expected 0.5..500 Hz"),
         ({"solver__rate": float("nan")}, "numbers must be finite"),
         ({"solver__rate": "fast"}, "got 'fast' (str); expected a number"),
@@ -151,7 +151,7 @@ def test_numbers_are_read_as_ros_reads_them(tmp_path):
         ({"init__sigma": [0.0] * 6}, "got 0; expected > 0"),
         ({"track__object__child_frame": "world"}, "equals its parent_frame"),
         ({"sensor__gps__type": "gps"}, "expected one of pose, pose_stamped"),
-        ({"sensor__gps__type": "pose_stamped"}, "sensor.gps.sigma: is required (a PoseStamped"),
+        ({"sensor__gps__type": "pose_stamped"}, "sensor.gps.sigma: is required (its messages"),
         ({"sensor__gps__covariance": "fixed"}, "sensor.gps.sigma: is required (covariance is"),
         ({"sensor__gps__sigma": [0.1]}, "has 1 numbers; expected 3 (x y yaw)"),
         ({"sensor__gps__sigma_floor": [0.1, 0.1]}, "expected 1 or 3"),
@@ -240,7 +240,7 @@ def test_an_unset_time_budget_follows_the_rate():
 
 def test_outputs_are_prefixed_when_several_tracks_are_published():
     config = load_parameters(minimal())
-    assert own_outputs(config) == ("odometry/filtered", "pose", "path")
+    assert own_outputs(config) == ("odometry/filtered", "odometry/predicted", "pose", "path")
     two = minimal(tracks=["a", "b"], init__mode="params")
     assert "b/pose" in own_outputs(load_parameters(two))
     assert "pose" in own_outputs(load_parameters(two | {"track.b.publish": False}))

@@ -188,7 +188,7 @@ def residuals(
     keys = full.solution.values.ids[LANDMARK].tolist()
     bodies = dict(zip(keys, element[0].normalized().tensor.numpy(), strict=True))
     bodies |= {b.key: b.pose for b in landmarks.bodies if b.pose is not None}
-    mounts = {name: pose_of_rpy(config.sensor(name).extrinsic) for name in data.cameras}
+    mounts = {name: pose_of_rpy(config.sensor(name).mount) for name in data.cameras}
     least_gap = round(config.window.min_state_gap * 1e9)
     norms: list[Array] = []
     for name, stamp, number, corners in data.detections(duration):

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 
 Vector = tuple[float, ...]
 
+POSE_TYPES = ("pose", "pose_stamped", "odometry", "tf_pose")
+"""Types of sensor that measure a pose, absolutely unless they are differential."""
+
 
 @dataclass(frozen=True)
 class WindowConfig:
@@ -50,9 +53,23 @@ class SolverConfig:
 
 @dataclass(frozen=True)
 class TimeConfig:
-    """Which stamps are believed: stamp_future_limit [s]."""
+    """Which stamps are believed, and what a jump of time does.
+
+    stamp_future_limit, jump_threshold [s].
+    """
 
     stamp_future_limit: float
+    on_jump_back: str
+    jump_threshold: float
+    on_jump_forward: str
+
+
+@dataclass(frozen=True)
+class TfConfig:
+    """How long a measurement waits for its transform, and how long transforms are kept [s]."""
+
+    timeout: float
+    cache: float
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,14 @@ class InitConfig:
 
 
 @dataclass(frozen=True)
+class NodeInitConfig(InitConfig):
+    """What tracks inherit, and what holds for all of them; timeout [s], 0 = wait for ever."""
+
+    listen_initialpose: bool
+    timeout: float
+
+
+@dataclass(frozen=True)
 class GateConfig:
     """When a gated sensor is believed again: reopen_after [s], with what factor on its noise."""
 
@@ -74,17 +99,59 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class PublishConfig:
-    """Limits of the path topic; path_rate [Hz]."""
+    """What is published how often.
 
+    Rates [Hz], 0 = not at all; tf_offset [s]; greatest slews of map to odom [m/s, rad/s], 0 = any.
+    """
+
+    tf: bool
+    tf_offset: float
+    predicted_rate: float
     path_rate: float
     path_max_poses: int
+    window_rate: float
+    marker_rate: float
+    max_slew_linear: float
+    max_slew_angular: float
 
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """How far the estimate may be extrapolated: max_prediction [s]."""
+    """When a sensor or the estimate is not as it should be; stale_after, max_prediction [s]."""
 
+    stale_after: float
+    required_sensors: tuple[str, ...]
     max_prediction: float
+    max_reject_ratio: float
+
+
+@dataclass(frozen=True)
+class RecoveryConfig:
+    """What counts as divergence, and what is done; max_speed [m/s], max_turn_rate [rad/s].
+
+    cost_jump is a factor on the median of recent costs.
+    """
+
+    enabled: bool
+    cost_jump: float
+    max_speed: float
+    max_turn_rate: float
+    attempts: int
+    dump: bool
+
+
+@dataclass(frozen=True)
+class DiagnosticsConfig:
+    """How often diagnostics are published: rate [Hz]."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class DumpConfig:
+    """How many window dumps are kept."""
+
+    max_files: int
 
 
 @dataclass(frozen=True)
@@ -146,9 +213,13 @@ class SensorConfig:
         sigma: One standard deviation per axis, or empty when only the message's noise is used; a
             density per √s when ``differential``; one number [px] for landmarks.
         sigma_floor: One least standard deviation per axis (landmarks: one [px]).
-        extrinsic: body_T_sensor as x y z roll pitch yaw [m, rad].
+        extrinsic: body_T_sensor as x y z roll pitch yaw [m, rad]; empty: not given, so that tf
+            says where the sensor is.
         ignition: Whether it may start its track.
-        stamp_offset, throttle: [s]; ``expected_rate`` [Hz].
+        target_frame: Frame whose pose is measured; '' for the usual one of the type.
+        cost: ``pkg.module:Class`` of a custom sensor, else ''.
+        stamp_offset, throttle, stale_after: [s] (stale_after 0: that of all);
+            ``expected_rate`` [Hz].
     """
 
     name: str
@@ -170,8 +241,11 @@ class SensorConfig:
     stamp_source: str
     stamp_offset: float
     frame_override: str
+    target_frame: str
+    cost: str
     expected_rate: float
     throttle: float
+    stale_after: float
     ignition: bool
     extrinsic: Vector
     landmarks: LandmarksConfig
@@ -181,8 +255,13 @@ class SensorConfig:
     def measures_pose(self, track: TrackConfig) -> bool:
         """Whether one message gives the whole pose of the track in a frame that does not drift."""
         needed = {"x", "y", "yaw"} if track.planar else {"x", "y", "z", "roll", "pitch", "yaw"}
-        absolute = self.type in ("pose", "pose_stamped", "odometry") and not self.differential
-        return absolute and self.enabled and needed <= set(self.axes)
+        absolute = self.type in POSE_TYPES and not self.differential
+        return absolute and needed <= set(self.axes)
+
+    @property
+    def mount(self) -> Vector:
+        """The configured body_T_sensor as x y z roll pitch yaw [m, rad]; identity if not given."""
+        return self.extrinsic or (0.0,) * 6
 
     def with_ignition(self, ignition: bool) -> SensorConfig:
         """The same sensor that may, or may not, start its track."""
@@ -195,6 +274,9 @@ class EstimatorConfig:
 
     autostart: bool
     world_frame: str
+    map_frame: str
+    odom_frame: str
+    base_link_frame: str
     sensors: tuple[SensorConfig, ...]
     tracks: tuple[TrackConfig, ...]
     device: str
@@ -204,11 +286,16 @@ class EstimatorConfig:
     history: HistoryConfig
     solver: SolverConfig
     time: TimeConfig
-    init: InitConfig
+    tf: TfConfig
+    init: NodeInitConfig
+    health: HealthConfig
+    recovery: RecoveryConfig
     gate: GateConfig
     publish: PublishConfig
-    health: HealthConfig
+    diagnostics: DiagnosticsConfig
     log: LogConfig
+    output_dir: str
+    dump: DumpConfig
 
     def track(self, name: str = "") -> TrackConfig:
         """The track of a name; '' is the first. Raises KeyError for an unknown one."""
@@ -219,6 +306,10 @@ class EstimatorConfig:
     def sensor(self, name: str) -> SensorConfig:
         """The sensor of a name. Raises KeyError for an unknown one."""
         return {s.name: s for s in self.sensors}[name]
+
+    def stale_after(self, sensor: SensorConfig) -> float:
+        """How long a sensor may be silent [s]: its own value, or that of all."""
+        return sensor.stale_after or self.health.stale_after
 
     def with_sensors(self, sensors: tuple[SensorConfig, ...]) -> EstimatorConfig:
         """The same configuration with other sensors."""

@@ -68,7 +68,7 @@ class Camera:
         """body_T_camera (7,), as currently estimated."""
         block = extrinsic_block(self.config.name)
         if block not in draft.state.values:
-            return pose_of_rpy(self.config.extrinsic)
+            return pose_of_rpy(self.config.mount)
         element = draft.state.values[block]
         assert isinstance(element, SE3)
         return element[0, 0].normalized().tensor.detach().numpy().copy()
@@ -178,7 +178,7 @@ def start_extrinsic(draft: Draft, camera: Camera) -> None:
     block = extrinsic_block(config.name)
     if not config.camera.estimate_extrinsic or block in draft.state.values:
         return
-    z = SE3(torch.from_numpy(pose_of_rpy(config.extrinsic))[None])
+    z = SE3(torch.from_numpy(pose_of_rpy(config.mount))[None])
     draft.add_values(single(block, 0, z))
     noise = Diagonal(torch.tensor(config.camera.extrinsic_sigma, dtype=torch.float64))
     draft.add_factors(f"{block}.given", prior(Ref(block, torch.tensor([0])), z[None], noise=noise))

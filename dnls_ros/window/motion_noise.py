@@ -52,7 +52,7 @@ def _noise_of_motion(
     if isinstance(covariance, tuple):
         return covariance
     fixed = config.covariance == "fixed" or is_absent(given, axes)
-    carry = adjoint(pose_of_rpy(config.extrinsic))
+    carry = adjoint(pose_of_rpy(config.mount))
     seen = np.zeros((6, 6))
     seen[np.ix_(axes, axes)] = covariance
     unseen = np.diag([0.0 if a in axes else UNMEASURED_DENSITY for a in range(6)])

@@ -18,9 +18,16 @@ from dnls_ros.window import config as cfg
 from dnls_ros.window.config import SensorConfig, TrackConfig
 from dnls_ros.window.files import candidates, find_file
 from dnls_ros.window.parameter_table import (
+    CLASS,
+    DEVICE,
+    FRAME,
+    NAME,
+    PATH,
     PATH_ROWS,
     POSE_AXES,
     RANGE_AXES,
+    SENSOR,
+    TOPIC,
     TWIST_AXES,
     Row,
 )
@@ -31,10 +38,15 @@ AXES_OF = {
     "pose_stamped": POSE_AXES,
     "odometry": (*POSE_AXES, *TWIST_AXES),
     "twist": TWIST_AXES,
+    "imu": ("roll", "pitch", "yaw", "vroll", "vpitch", "vyaw"),
+    "tf_pose": POSE_AXES,
     "relative_pose": POSE_AXES,
     "range_bearing": RANGE_AXES,
     "landmarks": (),
+    "custom": (*POSE_AXES, *TWIST_AXES, *RANGE_AXES),
 }
+NOISELESS = ("pose_stamped", "tf_pose")
+"""Types whose messages carry no covariance."""
 
 
 @dataclass
@@ -171,9 +183,13 @@ _TYPE_WORDS = {
     "string": "text",
 }
 _SHAPES = {
-    r"[a-z][a-z0-9_]*": "a name of lower-case letters, digits and '_' that starts with a letter",
-    r"[^/\s]\S*": "a frame name: not empty, no leading '/', no spaces",
-    r"auto|cpu|cuda(:\d+)?": "auto, cpu, cuda or cuda:N",
+    NAME: "a name of lower-case letters, digits and '_' that starts with a letter",
+    FRAME: "a frame name: not empty, no leading '/', no spaces",
+    f"{FRAME}|": "a frame name: no leading '/', no spaces; or '' for the default",
+    f"({TOPIC})|": "a topic name: words of letters, digits and '_' joined by '/'",
+    f"({CLASS})|": "a class as pkg.module:Class",
+    DEVICE: "auto, cpu, cuda or cuda:N",
+    PATH: "a path: not empty, no leading space",
 }
 
 
@@ -241,26 +257,60 @@ def resolve_sensor(
         )
         return None
     possible = [a for a in AXES_OF[v["type"]] if not track.planar or a in PLANAR_AXES]
-    axes = v["axes"] or tuple(a for a in possible if v["type"] != "odometry" or a in POSE_AXES)
+    axes = v["axes"] or tuple(a for a in possible if _is_default_axis(v["type"], a))
     for axis in (a for a in v["axes"] if a not in possible):
         text = f"'{axis}' is not an axis of a {v['type']} sensor on an {track.manifold} track"
         problems.add(f"{block.prefix}axes", f"{text}; expected a subset of {possible}")
-    landmarks = v["type"] == "landmarks"
-    width = 1 if landmarks else len(axes)
-    sigma = v["sigma"] or ((1.0,) if landmarks else ())
+    sigma = v["sigma"] or ((1.0,) if v["type"] == "landmarks" else ())
+    width = noise_width(v["type"], axes, sigma)
     floor = v["sigma_floor"] * width if len(v["sigma_floor"]) == 1 else v["sigma_floor"]
     plain: dict[str, Any] = {key: value for key, value in v.items() if "." not in key}
     noise: dict[str, Any] = {
         "axes": axes,
         "sigma": sigma,
         "sigma_floor": floor,
-        "covariance": "fixed" if v["type"] == "pose_stamped" else v["covariance"],
+        "covariance": "fixed" if v["type"] in NOISELESS else v["covariance"],
         "on_zero_covariance": v["on_zero_covariance"] or ("use_fixed" if sigma else "reject"),
     }
     filled: dict[str, Any] = {**plain, **noise, "name": name, "track": track.name}
     return SensorConfig(
         **filled,
-        qos=cfg.QosConfig(**block.group("qos")),
+        qos=cfg.QosConfig(**block.group("qos") | _depth(block)),
         landmarks=cfg.LandmarksConfig(**block.group("landmarks")),
         camera=cfg.CameraConfig(**block.group("camera")),
     )
+
+
+def noise_width(kind: str, axes: tuple[str, ...], sigma: tuple[float, ...]) -> int:
+    """How many standard deviations a sensor has: one per axis; landmarks one [px].
+
+    A custom sensor that names no axes has as many as it is given: its class knows what they are.
+    """
+    if kind == "landmarks":
+        return 1
+    return len(axes) if axes or kind != "custom" else len(sigma)
+
+
+def _is_default_axis(kind: str, axis: str) -> bool:
+    """Whether a sensor that names no axes measures this one."""
+    if kind == "custom":
+        return False
+    if kind == "imu":
+        return axis != "yaw"
+    return kind != "odometry" or axis in POSE_AXES
+
+
+def _depth(block: Block) -> dict[str, Any]:
+    """The depth of the queue that goes with the type, where none was given."""
+    if "qos.depth" in block.given:
+        return {}
+    row = next(row for row in SENSOR if row.name == "qos.depth")
+    return {"depth": dict(row.by_type).get(block.values["type"], row.default)}
+
+
+def attribute(item: object, dotted: str) -> Any:
+    """``item.a.b`` for ``"a.b"``."""
+    value: Any = item
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value

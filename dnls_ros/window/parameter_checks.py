@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
-from dnls_ros.window.config import EstimatorConfig, SensorConfig, TrackConfig
-from dnls_ros.window.parameter_blocks import Problems
+from dnls_ros.window.config import POSE_TYPES, EstimatorConfig, SensorConfig, TrackConfig
+from dnls_ros.window.parameter_blocks import NOISELESS, Problems, attribute, noise_width
 
-OUTPUTS = ("odometry/filtered", "pose", "path")
+OUTPUTS = ("odometry/filtered", "odometry/predicted", "pose", "path")
 DIFFERENTIAL_TYPES = ("pose", "pose_stamped", "odometry")
+ABOUT_TYPE: Mapping[str, tuple[str, ...]] = {
+    "target_frame": POSE_TYPES,
+    "cost": ("custom",),
+    "camera_info_topic": ("landmarks",),
+    "camera.calibration_file": ("landmarks",),
+    "camera.estimate_extrinsic": ("landmarks",),
+    "landmarks.map_file": ("landmarks", "range_bearing"),
+}
+"""Rows of a sensor that apply to some types only."""
 LARGEST_TILT = 0.2
 """Of a sensor of motion on a plane, sine of roll and pitch."""
 
@@ -18,10 +28,12 @@ def check_configuration(config: EstimatorConfig, problems: Problems) -> None:
     """Notes every violation of a rule about more than one parameter."""
     _check_node(config, problems)
     _check_frames(config, problems)
+    _check_health(config, problems)
     outputs = own_outputs(config)
     for sensor in config.sensors:
         _check_noise(sensor, problems)
         _check_landmarks(sensor, problems)
+        _check_type(sensor, problems)
         _check_use(sensor, config.track(sensor.track), problems)
         _check_topics(sensor, outputs, problems)
     for track in config.tracks:
@@ -37,13 +49,16 @@ def own_outputs(config: EstimatorConfig) -> tuple[str, ...]:
 
 def warnings_of(config: EstimatorConfig) -> tuple[str, ...]:
     """Sentences about settings that are allowed but seldom wanted."""
-    found = (
-        (
-            config.gate.reopen_after == 0.0,
-            "gate.reopen_after: a gated sensor may stay out for ever",
-        ),
-    )
-    return tuple(text for holds, text in found if holds)
+    found: list[str] = []
+    if config.gate.reopen_after == 0.0:
+        found.append("gate.reopen_after: a gated sensor may stay out for ever")
+    for track in config.tracks:
+        starters = [s for s in config.sensors if s.track == track.name and s.ignition]
+        if track.init.mode == "first_measurement" and not any(s.enabled for s in starters):
+            names = ", ".join(s.name for s in starters)
+            text = f"nothing starts it until one of its sensors is enabled: {names}"
+            found.append(f"track.{track.name}: {text}")
+    return tuple(found)
 
 
 def _check_node(config: EstimatorConfig, problems: Problems) -> None:
@@ -58,6 +73,10 @@ def _check_node(config: EstimatorConfig, problems: Problems) -> None:
         limit = f"1/solver.rate = {1.0 / solver.rate:g} s"
         text = f"got {solver.time_budget:g} s; expected at most {limit}"
         problems.add("solver.time_budget", text)
+    least = config.window.duration + 1.0
+    if config.tf.cache < least:
+        text = f"got {config.tf.cache:g} s; expected at least window.duration + 1 = {least:g} s"
+        problems.add("tf.cache", text)
     if config.init.mode == "params" and len(config.init.pose) != len(config.init.sigma):
         problems.add(
             "init.sigma",
@@ -67,6 +86,8 @@ def _check_node(config: EstimatorConfig, problems: Problems) -> None:
 
 def _check_frames(config: EstimatorConfig, problems: Problems) -> None:
     """Frames that must differ."""
+    if config.odom_frame == config.map_frame:
+        problems.add("odom_frame", f"equals map_frame '{config.map_frame}'; they must differ")
     for frame, count in Counter(t.child_frame for t in config.tracks).items():
         if count > 1:
             names = [
@@ -83,12 +104,19 @@ def _check_frames(config: EstimatorConfig, problems: Problems) -> None:
             )
 
 
+def _check_health(config: EstimatorConfig, problems: Problems) -> None:
+    """Required sensors exist."""
+    names = [sensor.name for sensor in config.sensors]
+    for name in config.health.required_sensors:
+        if name not in names:
+            problems.add("health.required_sensors", f"got '{name}'; expected some of {names}")
+
+
 def _check_noise(sensor: SensorConfig, problems: Problems) -> None:
     """Lengths and presence of the noise settings."""
     where = f"sensor.{sensor.name}"
-    landmarks = sensor.type == "landmarks"
-    width = 1 if landmarks else len(sensor.axes)
-    meaning = "[px]" if landmarks else f"({' '.join(sensor.axes)})"
+    width = noise_width(sensor.type, sensor.axes, sensor.sigma)
+    meaning = "[px]" if sensor.type == "landmarks" else f"({' '.join(sensor.axes)})"
     if len(set(sensor.axes)) != len(sensor.axes):
         problems.add(f"{where}.axes", f"names an axis twice: {list(sensor.axes)}")
     if sensor.sigma and len(sensor.sigma) != width:
@@ -102,9 +130,7 @@ def _check_noise(sensor: SensorConfig, problems: Problems) -> None:
         )
     if not sensor.sigma and sensor.covariance == "fixed":
         reason = (
-            "a PoseStamped carries no noise"
-            if sensor.type == "pose_stamped"
-            else "covariance is 'fixed'"
+            "its messages carry no noise" if sensor.type in NOISELESS else "covariance is 'fixed'"
         )
         problems.add(
             f"{where}.sigma", f"is required ({reason}): {width} standard deviations {meaning}"
@@ -117,36 +143,45 @@ def _check_noise(sensor: SensorConfig, problems: Problems) -> None:
 
 
 def _check_landmarks(sensor: SensorConfig, problems: Problems) -> None:
-    """Cameras know their calibration; other sensors have none."""
-    where = f"sensor.{sensor.name}"
-    camera = sensor.camera
-    if sensor.type == "landmarks":
-        if not sensor.camera_info_topic and not camera.calibration_file:
-            text = "a landmarks sensor needs intrinsics: set this or camera.calibration_file"
-            problems.add(f"{where}.camera_info_topic", text)
-        if len(camera.extrinsic_sigma) != 6:
-            problems.add(
-                f"{where}.camera.extrinsic_sigma",
-                f"has {len(camera.extrinsic_sigma)} numbers; expected 6",
-            )
+    """Cameras know their calibration."""
+    if sensor.type != "landmarks":
         return
-    used = {
-        "camera_info_topic": bool(sensor.camera_info_topic),
-        "camera.calibration_file": bool(camera.calibration_file),
-        "camera.estimate_extrinsic": camera.estimate_extrinsic,
-        "landmarks.map_file": bool(sensor.landmarks.map_file) and sensor.type != "range_bearing",
-    }
-    for name in (name for name, is_set in used.items() if is_set):
-        problems.add(f"{where}.{name}", f"does not apply to type '{sensor.type}'")
+    where = f"sensor.{sensor.name}"
+    if not sensor.camera_info_topic and not sensor.camera.calibration_file:
+        text = "a landmarks sensor needs intrinsics: set this or camera.calibration_file"
+        problems.add(f"{where}.camera_info_topic", text)
+    sigmas = len(sensor.camera.extrinsic_sigma)
+    if sigmas != 6:
+        problems.add(f"{where}.camera.extrinsic_sigma", f"has {sigmas} numbers; expected 6")
+
+
+def _check_type(sensor: SensorConfig, problems: Problems) -> None:
+    """What a type needs is given, and nothing that only other types use."""
+    where = f"sensor.{sensor.name}"
+    for name, types in ABOUT_TYPE.items():
+        if attribute(sensor, name) and sensor.type not in types:
+            text = f"does not apply to type '{sensor.type}'; only to {', '.join(types)}"
+            problems.add(f"{where}.{name}", text)
+    if sensor.type == "tf_pose":
+        if sensor.topic:
+            problems.add(f"{where}.topic", "does not apply to type 'tf_pose', which reads tf")
+        if not sensor.target_frame:
+            text = "is required for type 'tf_pose': the frame whose pose is measured"
+            problems.add(f"{where}.target_frame", text)
+    elif not sensor.topic:
+        problems.add(f"{where}.topic", f"is required for type '{sensor.type}': what is read")
+    if sensor.type == "custom" and not sensor.cost:
+        problems.add(f"{where}.cost", "is required for type 'custom': a class as pkg.module:Class")
 
 
 def _check_use(sensor: SensorConfig, track: TrackConfig, problems: Problems) -> None:
     """Whether the sensor can be used as it is asked to be."""
     where = f"sensor.{sensor.name}"
-    if len(sensor.extrinsic) != 6:
+    if len(sensor.extrinsic) not in (0, 6):
         problems.add(
             f"{where}.extrinsic",
-            f"has {len(sensor.extrinsic)} numbers; expected 6 (x y z roll pitch yaw)",
+            f"has {len(sensor.extrinsic)} numbers; expected 6 (x y z roll pitch yaw), or none: "
+            "from tf",
         )
     if sensor.differential and sensor.type not in DIFFERENTIAL_TYPES:
         problems.add(
@@ -159,9 +194,7 @@ def _check_use(sensor: SensorConfig, track: TrackConfig, problems: Problems) -> 
     if track.planar and _measures_motion(sensor) and _is_tilted(sensor):
         text = "its x y yaw must be the plane's: mount a sensor of motion level, or use se3"
         problems.add(f"{where}.extrinsic", f"rolls or pitches a sensor of an se2 track; {text}")
-    if sensor.ignition and not sensor.enabled:
-        problems.add(f"{where}.ignition", "is set on a sensor that is not enabled")
-    elif sensor.ignition and sensor.type != "landmarks" and not sensor.measures_pose(track):
+    if sensor.ignition and sensor.type != "landmarks" and not sensor.measures_pose(track):
         text = "a sensor that starts a track measures its whole pose absolutely; this one does not"
         problems.add(f"{where}.ignition", text)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from dnls_ros.window.config import EstimatorConfig, SensorConfig, TrackConfig
 from dnls_ros.window.parameter_blocks import (
     Block,
     Problems,
+    attribute,
     read_block,
     resolve_sensor,
     resolve_track,
@@ -31,6 +32,22 @@ from dnls_ros.window.parameter_file import flatten, read_file, ros_parameters
 from dnls_ros.window.parameter_table import NODE, PATH_ROWS, SENSOR, TRACK, Row, Value
 
 DEFAULT_NODE = "dnls_estimator"
+GROUPS: Mapping[str, Callable[..., Any]] = {
+    "window": cfg.WindowConfig,
+    "history": cfg.HistoryConfig,
+    "solver": cfg.SolverConfig,
+    "time": cfg.TimeConfig,
+    "tf": cfg.TfConfig,
+    "init": cfg.NodeInitConfig,
+    "health": cfg.HealthConfig,
+    "recovery": cfg.RecoveryConfig,
+    "gate": cfg.GateConfig,
+    "publish": cfg.PublishConfig,
+    "diagnostics": cfg.DiagnosticsConfig,
+    "log": cfg.LogConfig,
+    "dump": cfg.DumpConfig,
+}
+"""Rows of the node with a dot in their name, by what stands before it."""
 ROS_OWN = ("use_sim_time", "start_type_description_service", "qos_overrides")
 
 
@@ -150,20 +167,14 @@ def _assemble(
     v = root.values
     if "solver.time_budget" not in root.given:
         v = {**v, "solver.time_budget": min(v["solver.time_budget"], 1.0 / v["solver.rate"])}
+    if "tf.cache" not in root.given:
+        v = {**v, "tf.cache": max(v["tf.cache"], v["window.duration"] + 1.0)}
     root = Block(v, root.given, root.wrong, root.prefix)
     plain: dict[str, Any] = {row.name: v[row.name] for row in NODE if "." not in row.name}
     plain |= {"sensors": sensors, "tracks": tracks}
     return EstimatorConfig(
         **plain,
-        window=cfg.WindowConfig(**root.group("window")),
-        history=cfg.HistoryConfig(**root.group("history")),
-        solver=cfg.SolverConfig(**root.group("solver")),
-        time=cfg.TimeConfig(**root.group("time")),
-        init=cfg.InitConfig(**root.group("init")),
-        gate=cfg.GateConfig(**root.group("gate")),
-        publish=cfg.PublishConfig(**root.group("publish")),
-        health=cfg.HealthConfig(**root.group("health")),
-        log=cfg.LogConfig(**root.group("log")),
+        **{name: group(**root.group(name)) for name, group in GROUPS.items()},
     )
 
 
@@ -225,22 +236,14 @@ def _declarations(config: EstimatorConfig) -> Iterator[Declaration]:
             names = [item.name for item in getattr(config, row.name)]
             yield Declaration(row.name, names, row)
         else:
-            yield Declaration(row.name, _plain(_attribute(config, row.name)), row)
+            yield Declaration(row.name, _plain(attribute(config, row.name)), row)
     blocks = [("track", TRACK, config.tracks), ("sensor", SENSOR, config.sensors)]
     for kind, rows, items in blocks:
         for item in items:
             for row in rows:
                 yield Declaration(
-                    f"{kind}.{item.name}.{row.name}", _plain(_attribute(item, row.name)), row
+                    f"{kind}.{item.name}.{row.name}", _plain(attribute(item, row.name)), row
                 )
-
-
-def _attribute(item: object, dotted: str) -> Value:
-    """``item.a.b`` for ``"a.b"``."""
-    value: Any = item
-    for part in dotted.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _plain(value: Value) -> bool | int | float | str | list[float] | list[str]:

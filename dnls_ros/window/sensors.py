@@ -104,7 +104,7 @@ def _noise_of_mount(
     config: SensorConfig, body: Body, covariance: Array, axes: tuple[int, ...]
 ) -> SquareRootInformation:
     """L (k, t) of a covariance (k, k) along the sensor's own axes, for a body's tangent."""
-    sensor_of_body = adjoint(inverse(pose_of_rpy(config.extrinsic)))
+    sensor_of_body = adjoint(inverse(pose_of_rpy(config.mount)))
     seen = torch.from_numpy(sensor_of_body[np.ix_(axes, body.axes)])
     return SquareRootInformation(_noise(covariance).factor @ seen)
 
@@ -137,7 +137,7 @@ class AbsolutePose:
         assert isinstance(m, PoseMeasurement)
         if not self._complete:
             return None
-        return compose(_unit(m.pose), inverse(pose_of_rpy(self.config.extrinsic)))
+        return compose(_unit(m.pose), inverse(pose_of_rpy(self.config.mount)))
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -159,7 +159,7 @@ class AbsolutePose:
         ref, loss = _ref(self.body.name, states[0]), loss_of(self.config)
         if not self._complete:
             return {self.config.name: self._partial(ref, pose, covariance, loss)}
-        extrinsic = pose_of_rpy(self.config.extrinsic)
+        extrinsic = pose_of_rpy(self.config.mount)
         body = compose(pose, inverse(extrinsic))
         return _no_heading(self.body, body) or self._full(ref, body, extrinsic, covariance, loss)
 
@@ -183,7 +183,7 @@ class AbsolutePose:
         rows = [self.body.axes.index(axis) for axis in self._axes]
         selection = torch.eye(self.body.dim, dtype=torch.float64)[rows]
         noise = SquareRootInformation(_noise(covariance).factor @ selection)
-        extrinsic = self.body.elements(pose_of_rpy(self.config.extrinsic)[None])
+        extrinsic = self.body.elements(pose_of_rpy(self.config.mount)[None])
         z = self.body.elements(pose[None])
         return partial_pose(ref, extrinsic[None], z[None], noise=noise, loss=loss)
 
@@ -215,7 +215,7 @@ class DifferentialPose:
         noise = motion_noise(self.config, self.body, given, POSE_AXES)
         if not isinstance(noise, MotionNoise):
             return noise
-        pose = compose(_unit(m.pose), inverse(pose_of_rpy(self.config.extrinsic)))
+        pose = compose(_unit(m.pose), inverse(pose_of_rpy(self.config.mount)))
         bad = _no_heading(self.body, pose)
         if bad is not None:
             return bad
@@ -235,7 +235,7 @@ class Twist:
 
     def _body_twist(self, m: Measurement) -> Array:
         assert isinstance(m, TwistMeasurement)
-        return adjoint(pose_of_rpy(self.config.extrinsic)) @ m.twist
+        return adjoint(pose_of_rpy(self.config.mount)) @ m.twist
 
     def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
         """A prior on the twist block, if there is one."""
@@ -290,7 +290,7 @@ class RelativePose:
         if isinstance(covariance, tuple):
             return covariance
         noise = _noise_of_mount(self.config, self.body, covariance, axes)
-        extrinsic = pose_of_rpy(self.config.extrinsic)
+        extrinsic = pose_of_rpy(self.config.mount)
         z = self.body.elements(
             compose(compose(extrinsic, _unit(m.relative)), inverse(extrinsic))[None]
         )
@@ -326,7 +326,7 @@ class RangeBearing:
         rows = [k for k, _ in known]
         z = torch.from_numpy(np.stack([m.ranges[rows], m.bearings[rows]], 1))
         points = torch.from_numpy(np.stack([p for _, p in known]))
-        mount = SE3(torch.from_numpy(pose_of_rpy(self.config.extrinsic)))
+        mount = SE3(torch.from_numpy(pose_of_rpy(self.config.mount)))
         ref = Ref(self.body.name, torch.full((len(rows),), states[0]))
         noise = SquareRootInformation(
             torch.from_numpy(np.diag(1 / sigma))[None, None].expand(1, len(rows), 2, 2)
