@@ -91,6 +91,8 @@ class Solution:
         iterations: (B,) trials of each element, rejected ones included.
         accepted: (B,) accepted steps.
         damping: (B,) final λ or 1/radius.
+        largest_gradient: (B,) largest entry of the gradient at the last linearization.
+        largest_step: (B,) largest entry of the last step that was accepted [m, rad]; 0 before one.
         hessian: (B, nnz) of the last linearization: at the values, or before the last step of an
             element that converged by it.
         assembly: The problem over its structure.
@@ -104,6 +106,8 @@ class Solution:
     iterations: Tensor
     accepted: Tensor
     damping: Tensor
+    largest_gradient: Tensor
+    largest_step: Tensor
     hessian: Tensor
     assembly: Assembly
     linear: LinearSolver
@@ -131,6 +135,8 @@ class Solution:
             iterations=function(self.iterations),
             accepted=function(self.accepted),
             damping=function(self.damping),
+            largest_gradient=function(self.largest_gradient),
+            largest_step=function(self.largest_step),
             hessian=function(self.hessian),
         )
 
@@ -145,6 +151,7 @@ class _Progress:
     status: Tensor
     iterations: Tensor
     accepted: Tensor
+    step: Tensor
 
     def end(self, mask: Tensor, status: Status) -> None:
         """Ends the running elements of ``mask``."""
@@ -228,6 +235,7 @@ def _loop(
         moved = bool(accept.any())
         if moved:
             _move(progress, accept, trial, trial_cost)
+            progress.step = torch.where(accept, proposal.delta.abs().amax(1), progress.step)
             _check_step(progress, accept, decrease, proposal, stop)
         _check_exhausted(progress, method.exhausted(state), proposal, trial_cost)
         fresh = moved and bool(progress.running.any())
@@ -243,6 +251,8 @@ def _loop(
         progress.iterations,
         progress.accepted,
         method.damping(state),
+        model.normal.gradient.detach().abs().amax(1),
+        progress.step.detach(),
         model.normal.hessian,
         assembly,
         linear,
@@ -252,7 +262,8 @@ def _loop(
 def _start(initial: Values, model: Model, stop: Tolerances) -> _Progress:
     cost = model.normal.cost
     count = torch.zeros(cost.shape, dtype=torch.int64, device=cost.device)
-    progress = _Progress(initial, cost, count == 0, count, count, count)
+    still = torch.zeros_like(cost)
+    progress = _Progress(initial, cost, count == 0, count, count, count, still)
     progress.end(~cost.isfinite(), Status.NOT_FINITE)
     progress.end(_gradient_small(model, stop), Status.CONVERGED_GRADIENT)
     return progress
