@@ -19,6 +19,7 @@ from dnls_ros.window.growth import TrackRules
 from dnls_ros.window.query import Interpolated, extrapolate, interpolate
 from dnls_ros.window.results import PoseAt, PoseReason, StepResult, TrackEstimate
 from dnls_ros.window.rigid import IDENTITY
+from dnls_ros.window.solve_report import solve_report
 from dnls_ros.window.state import LANDMARK
 from dnls_ros.window.step import Step
 
@@ -113,6 +114,7 @@ def describe(done: Step, marginals: Marginals) -> StepResult:
         nis={sensor: total / dims for sensor, (total, dims) in done.nis.items()},
         notes=dict(done.draft.notes),
         seconds=dict(done.seconds),
+        report=solve_report(solution),
     )
 
 

@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from dnls_ros.window.bodies import Array
 from dnls_ros.window.increments import Stamps
+from dnls_ros.window.solve_report import SolveReport
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ class StepResult:
             measurements.
         notes: Counts of things worth telling (unknown landmarks, dropped landmarks …).
         seconds: Stage → wall time [s], for reports only.
+        report: More figures; None where whoever made the result had none.
     """
 
     stamp: int
@@ -68,6 +70,7 @@ class StepResult:
     nis: Mapping[str, float]
     notes: Mapping[str, int]
     seconds: Mapping[str, float]
+    report: SolveReport | None = None
 
 
 class PoseReason(IntEnum):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.linear import Factorization, LinearSolver
-from dnls_ros.optim import Assembly, LevenbergMarquardt, Solution, Status, Tolerances, minimize
+from dnls_ros.optim import LevenbergMarquardt, Solution, Status, Tolerances, minimize
 from dnls_ros.problem import FactorGroup, Group, Problem, StructureCache, Values
 from dnls_ros.window.absorb import Registry, absorb
 from dnls_ros.window.admission import Statistics, admit
@@ -24,6 +24,7 @@ from dnls_ros.window.marginalize import PRIOR, Marginalized, marginalize
 from dnls_ros.window.measurements import Measurement
 from dnls_ros.window.sensors import loss_of
 from dnls_ros.window.state import LANDMARK, Draft, State
+from dnls_ros.window.timing import TimedAssembly
 
 PATIENCE = 20
 """States leave together, when the oldest is a twentieth of the lag older than the lag."""
@@ -169,7 +170,7 @@ class StepRunner:
         problem, values = self.problem(draft.state), draft.state.values
         prior = draft.state.prior
         first = prior.point if prior is not None and prior.first_estimates else None
-        assembly = Assembly(problem, self.cache.get(problem, values), first)
+        assembly = TimedAssembly(problem, self.cache.get(problem, values), first)
         stop = Tolerances(
             solver.cost_tolerance,
             solver.step_tolerance,
