@@ -1,10 +1,9 @@
-"""The inbox and the solver thread, with a stand-in for the estimator and without ROS."""
+"""The inbox and the solver thread, with a stand-in for the session and without ROS."""
 
 from __future__ import annotations
 
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,54 +14,46 @@ from dnls_ros.io.compose import Composer
 from dnls_ros.io.definitions import message_class
 from dnls_ros.ros.inbox import Arrival, Ask, CameraInfo, Dropped, Inbox
 from dnls_ros.ros.path import PathHistory
-from dnls_ros.ros.solver import SolverThread
-from dnls_ros.window.ingress import Ingress
-from dnls_ros.window.measurements import CameraIntrinsics, Reason
+from dnls_ros.ros.solver import OVERLOAD, SolverThread
+from dnls_ros.runtime.session import Session
+from dnls_ros.runtime.types import Event, Level, Status
+from dnls_ros.window.measurements import CameraIntrinsics, Reason, Rejection
 from dnls_ros.window.parameters import load_parameters
+from dnls_ros.window.results import StepResult
 
 COMPOSE = Composer(message_class)
 POSE = np.array([1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 1.0])
 TYPE = "geometry_msgs/msg/PoseWithCovarianceStamped"
+CLOCK = 123 * 10**9
 
 
-class StandIn:
-    """Counts like the estimator; its steps note their times, or raise where a pose says so."""
-
-    choices = ("stand-in", "for tests")
+class StandIn(Session):
+    """A session that notes what it is called with, and raises where a pose says so."""
 
     def __init__(self, config: Any) -> None:
-        self.ingress = Ingress(config)
-        self.counters = self.ingress.counters
-        self.steps: list[int] = []
-        self.fed: list[Any] = []
+        super().__init__(config)
+        self.received: list[Any] = []
         self.threads = {threading.get_ident()}
         self.cameras: list[Any] = []
+        self.advanced: list[int] = []
+        self.transforms: list[Any] = []
 
-    def feed(self, item: Any, now: int | None = None) -> Reason | None:
+    def receive(self, item: Any, clock: int | None = None, *, behind: bool = False) -> None:
         self.threads.add(threading.get_ident())
-        self.fed.append(item)
-        return self.ingress.feed(item, now)
+        self.received.append((item, clock, behind))
+        if not isinstance(item, Rejection) and item.pose[0] == 666.0:
+            raise ZeroDivisionError("a session that fails")
+        super().receive(item, clock, behind=behind)
 
-    def step(self, now: int) -> Any:
-        self.steps.append(now)
-        taken = self.ingress.take(now)
-        for measurement in taken:
-            self.ingress.settle(measurement, None)
-        if any(getattr(m, "pose", POSE)[0] == 666.0 for m in taken):
-            raise ZeroDivisionError("a step that fails")
-        refused = any(getattr(m, "pose", POSE)[0] == 667.0 for m in taken)
-        return SimpleNamespace(accepted=not refused, status="as told", stamp=now)
+    def advance(self, clock: int) -> None:
+        self.advanced.append(clock)
+        super().advance(clock)
 
-    def drain(self) -> list[Any]:
-        return []
+    def set_intrinsics(self, sensor: str, intrinsics: CameraIntrinsics) -> None:
+        self.cameras.append((sensor, intrinsics, len(self.received)))
 
-    def set_intrinsics(self, sensor: str, camera: CameraIntrinsics) -> None:
-        self.cameras.append((sensor, camera, len(self.fed)))
-
-    def pose_at(self, stamp: int, **options: Any) -> Any:
-        if stamp < 0:
-            raise ValueError("negative")
-        return stamp, options
+    def add_transforms(self, transforms: Any, static: bool = False) -> None:
+        self.transforms.append((transforms, static))
 
 
 class Words:
@@ -74,8 +65,7 @@ class Words:
     def warning(self, text: str) -> None:
         self.lines.append(text)
 
-    def error(self, text: str) -> None:
-        self.lines.append(text)
+    info = error = warning
 
 
 class Rig:
@@ -85,30 +75,40 @@ class Rig:
         gps = {"sensors": ["gps"], "sensor.gps.type": "pose", "sensor.gps.topic": "fix"}
         base = {} if "sensors" in parameters else gps
         given = {name.replace("__", "."): value for name, value in parameters.items()}
-        self.config = load_parameters(base | {"solver.trigger": "measurement"} | given)
+        self.config = load_parameters(
+            base | {"solver.trigger": "measurement", "world_frame": "map"} | given
+        )
         self.inbox = Inbox((s.name for s in self.config.sensors), capacity)
-        self.results: list[Any] = []
+        self.outputs: list[Any] = []
         self.log = Words()
-        self.estimator: StandIn | None = None
-        self.thread = SolverThread(
-            self.config, self.inbox, self.results.append, self.log, self.make
+        self.session: StandIn | None = None
+        self.thread = self.make_thread(self.make)
+
+    def make_thread(self, make: Any) -> SolverThread:
+        return SolverThread(
+            self.config, self.inbox, self.outputs.append, self.log, make, lambda: CLOCK
         )
 
-    def make(self, config: Any) -> Any:
-        self.estimator = StandIn(config)
-        return self.estimator
+    def make(self, config: Any) -> StandIn:
+        self.session = StandIn(config)
+        return self.session
 
     def put(self, stamp: int, x: float = 0.0, arrival: int = 0, sensor: str = "gps") -> None:
         pose = np.array([x, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
         message = COMPOSE.pose_with_covariance_stamped(stamp, "map", pose, 0.01 * np.eye(6))
         self.inbox.put(Arrival(sensor, TYPE, message, arrival))
 
-    def finish(self) -> Any:
-        deadline = time.monotonic() + 5.0
+    def finish(self) -> Status:
+        deadline = time.monotonic() + 10.0
         while self.inbox.backlog and time.monotonic() < deadline:
             time.sleep(0.001)
         self.thread.stop()
-        return self.thread.report
+        assert self.thread.status is not None
+        return self.thread.status
+
+    def gps(self) -> Any:
+        (sensor,) = self.finish().sensors
+        return sensor
 
 
 @pytest.fixture
@@ -118,32 +118,33 @@ def rig():
     made.thread.stop()
 
 
-def test_the_estimator_lives_on_one_thread_that_is_not_ours(rig):
-    assert rig.thread.start() == "stand-in; for tests"
+def test_the_session_lives_on_one_thread_that_is_not_ours(rig):
+    assert "linear solver" in rig.thread.start()
     rig.put(10**9)
     rig.finish()
-    assert len(rig.estimator.threads) == 1
-    assert threading.get_ident() not in rig.estimator.threads
+    assert len(rig.session.threads) == 1
+    assert threading.get_ident() not in rig.session.threads
 
 
-def test_an_estimator_that_cannot_be_built_is_an_error_at_start(rig):
+def test_a_session_that_cannot_be_built_is_an_error_at_start(rig):
     def refuse(config: Any) -> Any:
         raise DnlsError("no such device")
 
-    thread = SolverThread(rig.config, rig.inbox, rig.results.append, rig.log, refuse)
+    thread = rig.make_thread(refuse)
     with pytest.raises(DnlsError, match="no such device"):
         thread.start()
     assert not thread.alive
 
 
-def test_a_step_that_raises_is_counted_and_the_next_one_is_solved(rig):
+def test_an_item_that_raises_is_counted_and_the_next_one_is_taken(rig):
     rig.thread.start()
-    for k, x in enumerate([0.0, 666.0, 667.0, 0.0], start=1):
+    for k, x in enumerate([0.0, 666.0, 0.0], start=1):
         rig.put(k * 10**9, x)
-    report = rig.finish()
-    assert (report.steps, report.failed, report.refused) == (3, 1, 1)
-    assert [result.stamp for result in rig.results] == [10**9, 4 * 10**9]
-    assert any("ZeroDivisionError: a step that fails" in line for line in rig.log.lines)
+    rig.finish()
+    assert rig.thread.failed_items == 1
+    steps = [o for o in rig.outputs if isinstance(o, StepResult)]
+    assert [step.stamp for step in steps] == [10**9, 3 * 10**9]
+    assert any("ZeroDivisionError: a session that fails" in line for line in rig.log.lines)
 
 
 def test_every_message_put_is_accounted_for():
@@ -152,7 +153,7 @@ def test_every_message_put_is_accounted_for():
         rig.put(k * 10**8)  # the first is a zero stamp; from the sixth on the queue is full
     rig.inbox.put(Arrival("gps", TYPE, object(), 0))
     rig.thread.start()
-    account = rig.finish().sensors["gps"]
+    account = rig.gps()
     assert account.balanced
     assert account.received == 21
     assert account.accepted == 4
@@ -166,54 +167,49 @@ def test_accounts_balance_while_messages_are_coming():
     for k in range(1, 400):
         rig.put(k * 10**7)
         time.sleep(0.0005)
-        for account in rig.thread.report.sensors.values():
-            assert account.balanced
-            seen = max(seen, account.received)
-    assert rig.finish().sensors["gps"].received == 399
+        (account,) = rig.thread.status.sensors
+        assert account.balanced
+        seen = max(seen, account.received)
+    assert rig.gps().received == 399
     assert seen > 0
 
 
-def test_ticks_are_multiples_of_the_period_in_data_time():
-    rig = Rig(solver__trigger="rate", solver__rate=10.0)
+def test_a_status_goes_out_again_and_again_without_any_message(rig):
     rig.thread.start()
-    for stamp in (1_020, 1_080, 1_120, 1_390):
-        rig.put(stamp * 10**6)
+    time.sleep(0.5)
     rig.finish()
-    assert rig.estimator is not None
-    assert rig.estimator.steps == [1_100 * 10**6, 1_200 * 10**6, 1_300 * 10**6]
+    assert sum(isinstance(o, Status) for o in rig.outputs) >= 3
+    assert set(rig.session.advanced) == {CLOCK}
 
 
-def test_a_late_measurement_is_solved_at_the_newest_time(rig):
+def test_events_are_published_and_said(rig):
     rig.thread.start()
-    for stamp in (5, 3):
-        rig.put(stamp * 10**9)
+    event = Event(10**9, Level.WARN, "time.jump_back", "the stamps went back")
+    rig.inbox.ask(Ask(lambda session: session._out.append(event), lambda answer: None))
+    time.sleep(0.1)
     rig.finish()
-    assert rig.estimator.steps == [5 * 10**9, 5 * 10**9]
+    assert event in rig.outputs
+    assert "time.jump_back: the stamps went back" in rig.log.lines
 
 
-def test_steps_are_skipped_while_too_much_waits():
+def test_the_session_is_told_when_too_much_waits():
     rig = Rig()
     for k in range(1, 301):
         rig.put(k * 10**7)
     rig.thread.start()
-    report = rig.finish()
-    assert report.skipped == 99
-    assert report.steps == 201
-    assert report.sensors["gps"].accepted == 300
+    rig.finish()
+    behind = [behind for _, _, behind in rig.session.received]
+    assert behind == [True] * (299 - OVERLOAD) + [False] * (OVERLOAD + 1)
+    assert any("steps are skipped" in line for line in rig.log.lines)
 
 
-def test_a_stamp_ahead_of_the_clock_is_rejected_and_the_arrival_can_be_the_stamp():
-    rig = Rig()
-    rig.thread.start()
-    rig.put(10 * 10**9, arrival=9 * 10**9)
-    rig.put(11 * 10**9, arrival=11 * 10**9)
-    assert rig.finish().sensors["gps"].rejected == {Reason.FUTURE_STAMP: 1}
+def test_the_clock_at_arrival_is_told_and_can_be_the_stamp():
     rig = Rig(sensor__gps__stamp_source="arrival")
     rig.thread.start()
     rig.put(10 * 10**9, arrival=9 * 10**9)
     rig.finish()
-    assert rig.estimator is not None
-    assert rig.estimator.steps == [9 * 10**9]
+    ((measurement, clock, _),) = rig.session.received
+    assert (measurement.stamp, clock) == (9 * 10**9, 9 * 10**9)
 
 
 def test_a_camera_is_calibrated_in_order_with_its_images_and_once():
@@ -224,15 +220,13 @@ def test_a_camera_is_calibrated_in_order_with_its_images_and_once():
     camera = CameraIntrinsics(focal=(400.0, 410.0), center=(320.0, 240.0), width=640, height=480)
     kind = "apriltag_msgs/msg/AprilTagDetectionArray"
     rig.thread.start()
-    rig.inbox.put(Arrival("tags", kind, COMPOSE.april_tags(10**9, "cam", []), 0))
     rig.inbox.put_uncounted(CameraInfo("tags", object()))
     rig.inbox.put_uncounted(CameraInfo("tags", COMPOSE.camera_info(10**9, "cam", camera)))
     rig.inbox.put_uncounted(CameraInfo("tags", COMPOSE.camera_info(2 * 10**9, "cam", camera)))
-    rig.inbox.put(Arrival("tags", kind, COMPOSE.april_tags(2 * 10**9, "cam", []), 0))
+    rig.inbox.put(Arrival("tags", kind, object(), 0))
     rig.finish()
-    assert rig.estimator is not None
-    ((sensor, learned, after),) = rig.estimator.cameras
-    assert (sensor, learned.focal, after) == ("tags", camera.focal, 1)
+    ((sensor, learned, before),) = rig.session.cameras
+    assert (sensor, learned.focal, before) == ("tags", camera.focal, 0)
     assert any(line.startswith("CameraInfo of sensor 'tags' ignored") for line in rig.log.lines)
 
 
@@ -241,18 +235,18 @@ def test_a_question_is_answered_before_the_messages_that_wait(rig):
     done = threading.Event()
 
     def reply(answer: Any) -> None:
-        answers.append((answer, len(rig.estimator.fed)))
+        answers.append((answer, len(rig.session.received)))
         if len(answers) == 2:
             done.set()
 
     for k in range(1, 50):
         rig.put(k * 10**9)
-    rig.inbox.ask(Ask(lambda session: session.pose_at(7), reply))
-    rig.inbox.ask(Ask(lambda session: session.pose_at(-1), reply))
+    rig.inbox.ask(Ask(lambda session: session.config.sensors[0].name, reply))
+    rig.inbox.ask(Ask(lambda session: 1 / 0, reply))
     rig.thread.start()
-    assert done.wait(5.0)
-    assert answers[0] == ((7, {}), 0)
-    assert isinstance(answers[1][0], ValueError)
+    assert done.wait(10.0)
+    assert answers[0] == ("gps", 0)
+    assert isinstance(answers[1][0], ZeroDivisionError)
 
 
 def test_the_inbox_keeps_order_and_turns_an_overflow_into_work():

@@ -30,8 +30,8 @@ from dnls_ros.ros.solver import SolverThread
 from dnls_ros.ros.spin import make_executor, spin_until
 from dnls_ros.ros.subscriptions import Subscriptions, check_own_topics
 from dnls_ros.ros.watchdog import Watchdog, account
+from dnls_ros.runtime.session import Session
 from dnls_ros.window.config import EstimatorConfig
-from dnls_ros.window.estimator import Estimator
 from dnls_ros.window.parameter_checks import warnings_of
 from dnls_ros.window.parameters import DEFAULT_NODE, config_hash
 
@@ -60,6 +60,10 @@ class _NodeLog:
     def warning(self, text: str) -> None:
         """Says that something was lost or refused."""
         self._logger.warning(text, throttle_duration_sec=self._throttle)
+
+    def info(self, text: str) -> None:
+        """Says that something happened."""
+        self._logger.info(text)
 
     def error(self, text: str) -> None:
         """Says that something failed."""
@@ -125,7 +129,10 @@ class EstimatorNode(LifecycleNode):
         publisher = self._add(PublisherThread(self, config))
         check_own_topics(self, config, publisher.topics())
         solver_log = _NodeLog(self, config.log.throttle)
-        solver = SolverThread(config, inbox, publisher.put, solver_log, Estimator)
+        clock = self.get_clock()
+        solver = SolverThread(
+            config, inbox, publisher.put, solver_log, Session, lambda: clock.now().nanoseconds
+        )
         runs_on = solver.start()
         self._solver = self._add(solver)
         self._add(Watchdog(config, solver, log, self._open.is_set))
@@ -150,12 +157,15 @@ class EstimatorNode(LifecycleNode):
 
     def _say_accounts(self, solver: SolverThread) -> None:
         """One line per sensor and one for the solver."""
-        report = solver.report
-        for name, sensor in report.sensors.items():
-            self.get_logger().info(account(name, sensor))
+        status = solver.status
+        if status is None:
+            return
+        for sensor in status.sensors:
+            self.get_logger().info(account(sensor))
         self.get_logger().info(
-            f"steps {report.steps}, refused {report.refused}, failed {report.failed}, "
-            f"skipped {report.skipped}"
+            f"steps {status.solves_total}, refused {status.solves_rejected}, "
+            f"failed {status.solves_failed + solver.failed_items}, "
+            f"skipped {status.cycles_skipped}"
         )
 
 

@@ -21,6 +21,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from dnls_ros.io.compose import Composer
 from dnls_ros.ros.path import PathHistory
 from dnls_ros.ros.types import message_class
+from dnls_ros.runtime.types import Output, Status
 from dnls_ros.window.config import EstimatorConfig, TrackConfig
 from dnls_ros.window.measurements import Array
 from dnls_ros.window.results import StepResult, TrackEstimate
@@ -116,9 +117,10 @@ class PublisherThread:
         self._thread = threading.Thread(target=self._run, name="publisher")
         self._thread.start()
 
-    def put(self, result: StepResult) -> None:
-        """Takes a result to be published."""
-        self._results.put(result)
+    def put(self, output: Output | Status) -> None:
+        """Takes an output of the session to be published."""
+        if isinstance(output, StepResult) and output.accepted:
+            self._results.put(output)
 
     def topics(self) -> list[str]:
         """Fully resolved names of what is published."""

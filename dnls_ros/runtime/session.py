@@ -51,6 +51,7 @@ class Session:
         self._ticker = Ticker(config.solver.rate)
         self._out: list[Output] = []
         self._newest = 0
+        self._clock = 0
         self._steps = 0
         self._refused = 0
         self._failed = 0
@@ -66,6 +67,7 @@ class Session:
             clock: The ROS clock at its arrival [ns]; None = unknown.
             behind: There is more waiting than can be solved for: due steps are skipped, counted.
         """
+        self._clock = max(self._clock, clock or 0)
         waits = self.estimator.feed(item, clock) is None
         if waits and isinstance(item, Measurement):
             self._newest = max(self._newest, item.stamp)
@@ -79,6 +81,14 @@ class Session:
                 for now in due:
                     self._step(now)
         self._out += self.estimator.drain()
+
+    def advance(self, clock: int) -> None:
+        """Tells that time passed without data.
+
+        Args:
+            clock: The ROS clock [ns].
+        """
+        self._clock = max(self._clock, clock)
 
     def finish(self) -> None:
         """Ends a recording: the last, incomplete tick; what still waits after it stays waiting."""
@@ -143,7 +153,7 @@ class Session:
             tracks=(),
             window_states=0,
             window_span=0.0,
-            output_age=NAN,
+            output_age=(self._clock - self._newest) * 1e-9 if started and self._clock else NAN,
             solve_rate=0.0,
             solve_p95=0.0,
             solves_total=self._steps,
