@@ -105,6 +105,11 @@ class Estimator:
         """The window as it is (immutable)."""
         return self._state
 
+    @property
+    def solved(self) -> Marginals | None:
+        """The last solved window with its factorization, for reports; None before the first."""
+        return self._marginals
+
     def set_intrinsics(self, sensor: str, intrinsics: CameraIntrinsics) -> None:
         """Calibrates a camera; its images wait until this was called.
 
