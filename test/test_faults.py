@@ -285,8 +285,61 @@ def test_a_wrong_fault_is_refused_with_the_form_it_should_have(text: str, said: 
     assert said in str(refusal.value)
 
 
+def test_a_fault_with_times_happens_only_then(records: list[Record]) -> None:
+    left, injector = inject(records, "drop:odom:p=1,at=5,for=2")
+    first = records[0].receive_stamp
+    gone = set(map(id, of(records, ODOM))) - set(map(id, of(left, ODOM)))
+    lost = [one for one in of(records, ODOM) if id(one) in gone]
+    assert injector.counts == [len(lost)] == [40]
+    assert all(5.0 <= (one.receive_stamp - first) * 1e-9 < 7.0 for one in lost)
+
+
+def test_jitter_delays_each_message_by_another_time(records: list[Record]) -> None:
+    late, _ = inject(records, "jitter:odom:s=0.03")
+    by_stamp = {sent(one): one.receive_stamp for one in of(records, ODOM)}
+    waits = np.array([one.receive_stamp - by_stamp[sent(one)] for one in of(late, ODOM)]) * 1e-9
+    assert (waits >= 0.0).all()
+    assert waits.max() > 0.028
+    assert abs(waits.mean() - 0.015) < 0.002
+
+
+def test_a_paused_clock_stands_still_for_receivers_only(records: list[Record]) -> None:
+    paused, injector = inject(records, "clock_pause:*:at=5,for=2")
+    begin = records[0].receive_stamp + 5 * 10**9
+    held = [one for one in paused if one.receive_stamp == begin]
+    assert injector.counts == [len(held)]
+    assert sent(held[-1]) > begin + 1.9e9
+    assert [raw(one) for one in paused] == [raw(one) for one in records]
+
+
+def test_headers_lose_what_the_fault_says(records: list[Record]) -> None:
+    zero = of(inject(records, "zero_stamp:odom:p=1")[0], ODOM)
+    assert {sent(one) for one in zero} == {0}
+    ahead = of(inject(records, "future_stamp:odom:p=1,s=5")[0], ODOM)
+    assert [sent(one) for one in ahead] == [sent(one) + 5 * 10**9 for one in of(records, ODOM)]
+    empty = of(inject(records, "empty_frame:camera/tag_detections:p=1")[0], TAGS)
+    assert {one.message.header.frame_id for one in empty} == {""}
+
+
+def test_orientations_and_covariances_are_spoiled_as_named(records: list[Record]) -> None:
+    turned = of(inject(records, "bad_quaternion:odom:p=1")[0], ODOM)[0].message.pose.pose
+    assert turned.orientation.w == turned.orientation.z == 0.0
+    before = of(records, ODOM)[0].message
+
+    def matrices(kind: str) -> list[np.ndarray]:
+        message = of(inject(records, f"{kind}_covariance:odom:p=1")[0], ODOM)[0].message
+        assert message.pose.pose == before.pose.pose
+        return [message.pose.covariance.reshape(6, 6), message.twist.covariance.reshape(6, 6)]
+
+    assert not np.any(matrices("zero"))
+    assert all((m.diagonal() < 0).all() for m in matrices("negative"))
+    assert all((m == 1e12 * np.eye(6)).all() for m in matrices("huge"))
+    assert all(np.abs(m - m.T).max() >= 1.0 for m in matrices("asymmetric"))
+    assert np.isnan(matrices("nan")).all()
+
+
 def test_every_kind_parses_and_runs(records: list[Record]) -> None:
-    values = {"p": "0.5", "s": "0.1", "scale": "3", "at": "1"}
+    values = {"p": "0.5", "s": "0.1", "scale": "3", "at": "1", "for": "15"}
     texts = [
         f"{kind}:{ODOM}:" + ",".join(f"{key}={values[key]}" for key in keys)
         for kind, keys in KEYS.items()

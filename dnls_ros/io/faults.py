@@ -7,14 +7,25 @@ receive time, each fault draws from its own seeded stream, and messages are chan
 
     drop       p         the message is lost
     delay      s         every message is received s [s] later; its header stamp stays
+    jitter     s         every message is received up to s [s] later, at random
     reorder    p, s      the message is received s [s] later, behind its successors
     duplicate  p         the message is received twice
     nan        p         all measured numbers of the message, not its covariances, become NaN
     outliers   p, scale  measured values get noise of ``scale`` of their own standard deviations,
                          tag corners of ``scale`` pixels
     time_jump  at, s     header stamps move by s [s] from ``at`` [s] after the first record on
+    clock_pause          messages are received at the moment at which the fault began
+    zero_stamp p         the header stamp is 0
+    future_stamp p, s    the header stamp is s [s] later
+    empty_frame p        the header names no frame
+    bad_quaternion p     orientations are all zero
+    zero_covariance, negative_covariance, huge_covariance, asymmetric_covariance, nan_covariance
+               p         covariances are: all zero; of negative variances; 1e12 on the diagonal;
+                         not symmetric; NaN
 
-``p`` is the probability that it happens to a message.
+``p`` is the probability that it happens to a message. Every kind also takes ``at`` and ``for``
+[s]: it then happens only from ``at`` after the first record on, for so long (default: to the
+end). A sensor that drops out and returns is ``drop:odom:p=1,at=10,for=2``.
 """
 
 from __future__ import annotations
@@ -29,18 +40,38 @@ import numpy as np
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.bag import Record
-from dnls_ros.io.spoil import shift_stamp, with_numbers, with_outliers
+from dnls_ros.io.spoil import (
+    COVARIANCE_FAULTS,
+    shift_stamp,
+    with_covariances,
+    with_header,
+    with_numbers,
+    with_outliers,
+    without_orientation,
+)
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "drop": ("p",),
     "delay": ("s",),
+    "jitter": ("s",),
     "reorder": ("p", "s"),
     "duplicate": ("p",),
     "nan": ("p",),
     "outliers": ("p", "scale"),
     "time_jump": ("at", "s"),
+    "clock_pause": ("at", "for"),
+    "zero_stamp": ("p",),
+    "future_stamp": ("p", "s"),
+    "empty_frame": ("p",),
+    "bad_quaternion": ("p",),
+    **{f"{name}_covariance": ("p",) for name in COVARIANCE_FAULTS},
 }
+"""Keys that a kind needs."""
+TIMES = ("at", "for")
+"""Keys that every kind takes."""
 ANY_TOPIC = "*"
+FOR_EVER = 1e9
+"""Longer than any recording [s]."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +93,7 @@ def parse_fault(text: str) -> Fault:
     values: dict[str, float] = {}
     for pair in pairs:
         key, _, number = (part.strip() for part in pair.partition("="))
-        if key not in KEYS[kind] or key in values:
+        if key not in (*KEYS[kind], *TIMES) or key in values:
             raise _wrong(text, f"key '{key}' is unknown or given twice", kind)
         values[key] = _number(text, key, number, kind)
     missing = [key for key in KEYS[kind] if key not in values]
@@ -86,9 +117,9 @@ def _number(text: str, key: str, number: str, kind: str) -> float:
         value = float(number)
     except ValueError:
         raise _wrong(text, f"'{number}' for key '{key}' is not a number", kind) from None
-    within = {"p": 0.0 <= value <= 1.0, "scale": value >= 0.0, "at": value >= 0.0, "s": True}[key]
-    if key == "s" and kind in ("delay", "reorder"):
-        within = value >= 0.0  # nothing is received before it is sent
+    within = 0.0 <= value <= 1.0 if key == "p" else value >= 0.0
+    if key == "s" and kind == "time_jump":
+        within = True  # back too; but nothing is received before it is sent
     if not np.isfinite(value) or not within:
         raise _wrong(text, f"{key}={number} is out of range", kind)
     return value
@@ -99,6 +130,7 @@ def _wrong(text: str, problem: str, kind: str | None = None) -> DnlsError:
     forms = ", ".join(
         f"{name}:TOPIC:" + ",".join(f"{key}=…" for key in KEYS[name]) for name in kinds
     )
+    forms += " (each also with at=…,for=…)"
     return DnlsError(f"fault '{text}': {problem}; expected {forms}")
 
 
@@ -163,24 +195,30 @@ class FaultInjector:
 
     def _through(self, k: int, fault: Fault, record: Record, first_stamp: int) -> list[Record]:
         random, values = self._randoms[k], fault.values
-        if random.uniform() >= values.get("p", 1.0):
+        begin = first_stamp + _ns(values.get("at", 0.0))
+        if random.uniform() >= values.get("p", 1.0) or record.receive_stamp < begin:
             return [record]
-        if fault.kind == "time_jump" and record.receive_stamp < first_stamp + _ns(values["at"]):
+        if record.receive_stamp >= begin + _ns(values.get("for", FOR_EVER)):
             return [record]
-        received = _received(fault, record, random)
+        received = _received(fault, record, begin, random)
         # A message that has nothing to spoil is not counted.
         self.counts[k] += received != [record]
         return received
 
 
-def _received(fault: Fault, record: Record, random: np.random.Generator) -> list[Record]:
+def _received(
+    fault: Fault, record: Record, begin: int, random: np.random.Generator
+) -> list[Record]:
     """What arrives of a record that the fault hits."""
     if fault.kind == "drop":
         return []
     if fault.kind == "duplicate":
         return [record, record]
-    if fault.kind in ("delay", "reorder"):
-        later = record.receive_stamp + _ns(fault.values["s"])
+    if fault.kind == "clock_pause":
+        return [dataclasses.replace(record, receive_stamp=begin)]
+    if fault.kind in ("delay", "reorder", "jitter"):
+        share = random.uniform() if fault.kind == "jitter" else 1.0
+        later = record.receive_stamp + _ns(share * fault.values["s"])
         return [dataclasses.replace(record, receive_stamp=later)]
     changed = _changed(fault, record.message, random)
     if changed is record.message:
@@ -193,6 +231,14 @@ def _changed(fault: Fault, message: Any, random: np.random.Generator) -> Any:
         return with_numbers(message, lambda value: np.nan)
     if fault.kind == "outliers":
         return with_outliers(message, fault.values["scale"], random)
+    if fault.kind == "zero_stamp":
+        return with_header(message, stamp=0)
+    if fault.kind == "empty_frame":
+        return with_header(message, frame="")
+    if fault.kind == "bad_quaternion":
+        return without_orientation(message)
+    if fault.kind.endswith("_covariance"):
+        return with_covariances(message, COVARIANCE_FAULTS[fault.kind.removesuffix("_covariance")])
     return shift_stamp(message, _ns(fault.values["s"]))
 
 

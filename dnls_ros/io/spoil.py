@@ -1,4 +1,4 @@
-"""Copies of messages with wrong content: moved stamps, changed numbers, outliers.
+"""Copies of messages with wrong content: stamps, frames, numbers, covariances, outliers.
 
 Messages are dataclasses (those of ``rosbags``); what has nothing to spoil comes back as it is, the
 very same object.
@@ -7,11 +7,16 @@ very same object.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+
+Array = NDArray[np.float64]
 
 
 def shift_stamp(message: Any, nanoseconds: int) -> Any:
@@ -20,8 +25,72 @@ def shift_stamp(message: Any, nanoseconds: int) -> Any:
     if header is None:
         return message
     moved = max(0, header.stamp.sec * 10**9 + header.stamp.nanosec + nanoseconds)
-    stamp = dataclasses.replace(header.stamp, sec=moved // 10**9, nanosec=moved % 10**9)
-    return dataclasses.replace(message, header=dataclasses.replace(header, stamp=stamp))
+    return with_header(message, stamp=moved)
+
+
+def with_header(message: Any, *, stamp: int | None = None, frame: str | None = None) -> Any:
+    """A copy with another stamp [ns] or frame; without a header it comes back as it is."""
+    header = getattr(message, "header", None)
+    if header is None:
+        return message
+    if stamp is not None:
+        time = dataclasses.replace(header.stamp, sec=stamp // 10**9, nanosec=stamp % 10**9)
+        header = dataclasses.replace(header, stamp=time)
+    if frame is not None:
+        header = dataclasses.replace(header, frame_id=frame)
+    return dataclasses.replace(message, header=header)
+
+
+def _negative(covariance: Array) -> Array:
+    return -covariance - np.eye(len(covariance))
+
+
+def _asymmetric(covariance: Array) -> Array:
+    """A large entry above the diagonal only."""
+    return covariance + np.triu(np.full_like(covariance, 1.0 + np.abs(covariance).max()), 1)
+
+
+COVARIANCE_FAULTS: Mapping[str, Callable[[Array], Array]] = {
+    "zero": np.zeros_like,
+    "negative": _negative,
+    "huge": lambda covariance: 1e12 * np.eye(len(covariance)),
+    "asymmetric": _asymmetric,
+    "nan": lambda covariance: np.full_like(covariance, np.nan),
+}
+"""What drivers write by mistake, on a square matrix."""
+
+
+def with_covariances(value: Any, change: Callable[[Array], Array]) -> Any:
+    """A copy with every covariance in it changed; fields are named ``…covariance``."""
+    return _with_fields(value, lambda name: name.endswith("covariance"), partial(_square, change))
+
+
+def _square(change: Callable[[Array], Array], flat: Any) -> Any:
+    matrix = np.asarray(flat, dtype=np.float64)
+    side = math.isqrt(matrix.size)
+    return change(matrix.reshape(side, side)).reshape(matrix.shape)
+
+
+def without_orientation(value: Any) -> Any:
+    """A copy in which every quaternion is zero."""
+
+    def zero(quaternion: Any) -> Any:
+        return dataclasses.replace(quaternion, x=0.0, y=0.0, z=0.0, w=0.0)
+
+    return _with_fields(value, lambda name: name in ("orientation", "rotation"), zero)
+
+
+def _with_fields(value: Any, wanted: Callable[[str], bool], change: Callable[[Any], Any]) -> Any:
+    """A copy with the fields of a wanted name changed, at any depth; lists are not entered."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    before = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    after = {
+        name: change(item) if wanted(name) else _with_fields(item, wanted, change)
+        for name, item in before.items()
+    }
+    same = _same(after.values(), before.values())
+    return value if same else dataclasses.replace(value, **after)
 
 
 def with_numbers(value: Any, change: Callable[[float], float], name: str = "") -> Any:
