@@ -25,6 +25,8 @@ from dnls_ros.window.step import Step
 
 ROUNDING = 1e-9
 """A cost that did not change may seem to have grown by so much, relative."""
+COLUMNS = 240
+"""Of the inverse Hessian that are computed together where all its blocks are asked for."""
 UNKNOWN_VARIANCE = 1e6
 """Stands for a covariance that could not be computed: never zero, never NaN."""
 
@@ -71,6 +73,23 @@ class Marginals:
         if not bool(block.isfinite().all()):
             return UNKNOWN_VARIANCE * torch.eye(count, dtype=torch.float64)
         return 0.5 * (block + block.mT)
+
+    def blocks(self, name: str) -> Tensor:
+        """The covariance (N, t, t) of each variable of a block, some columns at a time."""
+        block = next(b for b in self.factorization.pattern.blocks if b.name == name)
+        t, n = block.tangent_dim, self.factorization.pattern.n
+        out = torch.empty(block.count, t, t, dtype=torch.float64)
+        for first in range(0, block.count, COLUMNS // t):
+            slots = range(first, min(first + COLUMNS // t, block.count))
+            at = torch.arange(block.offset + slots.start * t, block.offset + slots.stop * t)
+            unit = torch.zeros(1, n, len(at), dtype=torch.float64)
+            unit[0, at, torch.arange(len(at))] = 1.0
+            columns = self.factorization.solve(unit)[0, at].unflatten(0, (len(slots), t))
+            own = columns.unflatten(2, (len(slots), t)).diagonal(dim1=0, dim2=2)
+            out[first : slots.stop] = own.permute(2, 0, 1)
+        out = 0.5 * (out + out.mT)
+        unknown = UNKNOWN_VARIANCE * torch.eye(t, dtype=torch.float64)
+        return torch.where(out.isfinite().all(-1).all(-1)[:, None, None], out, unknown)
 
     def twist(self, body: Body, slot: int) -> Tensor:
         """The body twist (1, t) at a state: estimated, or from its neighbour."""
