@@ -59,6 +59,20 @@ def landmark_array():
     )
 
 
+def imu():
+    """A sensor_msgs/Imu."""
+    small = 0.01 * np.eye(3).reshape(9)
+    return message_class("sensor_msgs/msg/Imu")(
+        header=MAKE.header(STAMP, "imu"),
+        orientation=MAKE.quaternion(POSE[3:]),
+        orientation_covariance=small,
+        angular_velocity=MAKE.vector(np.array([0.1, -0.2, 0.3])),
+        angular_velocity_covariance=2 * small,
+        linear_acceleration=MAKE.vector(np.array([0.0, 0.0, 9.8])),
+        linear_acceleration_covariance=3 * small,
+    )
+
+
 MESSAGES = {
     "geometry_msgs/msg/PoseWithCovarianceStamped": lambda: MAKE.pose_with_covariance_stamped(
         STAMP, "map", POSE, COVARIANCE
@@ -73,6 +87,7 @@ MESSAGES = {
     "nav_msgs/msg/Odometry": lambda: MAKE.odometry(
         STAMP, "odom", "base_link", POSE, np.arange(6.0), COVARIANCE, 2 * COVARIANCE
     ),
+    "sensor_msgs/msg/Imu": imu,
     "dnls_ros/msg/RangeBearingArray": lambda: MAKE.range_bearing(
         STAMP, "base_link", ["6", "7"], np.array([1.0, 2.0]), np.array([0.1, -0.2]), (0.1, 0.05)
     ),
@@ -87,7 +102,9 @@ MESSAGES = {
 }
 
 
-WITH_ROS = [name for name in MESSAGES if "Apriltag" not in name and "Landmark" not in name]
+WITH_ROS = [
+    name for name in MESSAGES if not any(word in name for word in ("Apriltag", "Landmark", "Imu"))
+]
 
 
 def accepted(type_name, message=None):

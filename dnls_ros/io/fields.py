@@ -18,6 +18,7 @@ from dnls_ros.io.convert import (
     covariance_from_ros,
     is_rotation,
     pose_from_fields,
+    rotation_matrix,
     stamp_to_ns,
     twist_from_fields,
 )
@@ -102,6 +103,36 @@ def covariance(values: Any, name: str) -> Array | None:
     """Read a covariance as (6, 6) in ROS's axes; None where marked as absent by −1."""
     matrix = numbers(values, name, 36).reshape(6, 6)
     return None if matrix[0, 0] == -1.0 else matrix
+
+
+def vector(message: Any, name: str) -> Array:
+    """Read a geometry_msgs/Vector3 as (3,), finite or not."""
+    return numbers([message.x, message.y, message.z], name, 3)
+
+
+def vector_with_covariance(message: Any, name: str) -> tuple[Array | None, Array | None]:
+    """Read a finite vector (3,) and its covariance (3, 3); None twice where marked by −1."""
+    matrix = numbers(getattr(message, f"{name}_covariance"), f"{name}_covariance", 9)
+    if matrix[0] == -1.0:
+        return None, None
+    return finite(vector(getattr(message, name), name), name), matrix.reshape(3, 3)
+
+
+def orientation(message: Any) -> tuple[Array | None, Array | None]:
+    """Read the orientation of a sensor_msgs/Imu: quaternion (4,) and covariance (3, 3), or None.
+
+    The covariance is turned from the world's axes to the sensor's. A quaternion of zeros was never
+    set: many drivers leave it so instead of marking the covariance.
+    """
+    q = message.orientation
+    matrix = numbers(message.orientation_covariance, "orientation_covariance", 9)
+    quaternion = numbers([q.x, q.y, q.z, q.w], "orientation", 4)
+    if matrix[0] == -1.0 or not quaternion.any():
+        return None, None
+    if not is_rotation(finite(quaternion, "orientation")):
+        raise FieldError("orientation has a length of zero", Reason.BAD_QUATERNION)
+    turn = rotation_matrix(quaternion)
+    return quaternion, turn.T @ matrix.reshape(3, 3) @ turn
 
 
 def pose_with_covariance(message: Any, name: str) -> tuple[Array, Array | None]:

@@ -22,7 +22,10 @@ import numpy as np
 from dnls_ros.io import fields
 from dnls_ros.io.cameras import camera_from_matrix
 from dnls_ros.io.fields import FieldError
+from dnls_ros.window.config import SensorConfig
+from dnls_ros.window.custom import Head, load_custom
 from dnls_ros.window.measurements import (
+    ImuMeasurement,
     LandmarkMeasurement,
     LandmarkObservation,
     Measurement,
@@ -67,17 +70,50 @@ def adapt(sensor: str, type_name: str, message: Any, sequence: int = 0) -> Measu
     """
     adapter = find_adapter(type_name)
     if adapter is None:
-        return Rejection(
-            sensor, 0, Reason.BAD_SHAPE, f"no adapter reads messages of type {type_name}"
-        )
+        text = f"no adapter reads messages of type {type_name}"
+        return Rejection(sensor, _stamp_if_any(message), Reason.BAD_SHAPE, text)
+    return _read(adapter.read, message, Origin(sensor, sequence), type_name)
+
+
+def adapt_for(
+    sensor: SensorConfig, type_name: str, message: Any, sequence: int = 0
+) -> Measurement | Rejection:
+    """`adapt` for a configured sensor, which may read messages by a class of its own."""
+    if sensor.type != "custom":
+        return adapt(sensor.name, type_name, message, sequence)
+    return _read(_custom(sensor.cost), message, Origin(sensor.name, sequence), type_name)
+
+
+def _custom(cost: str) -> Callable[[Any, Origin], Measurement]:
+    """How a custom sensor's class reads a message."""
+    kind = load_custom(cost)
+
+    def read(message: Any, origin: Origin) -> Measurement:
+        head = Head(sensor=origin.sensor, stamp=0, frame="", sequence=origin.sequence)
+        if hasattr(message, "header"):
+            _, stamp, frame, _ = _head(message, origin)
+            head = Head(sensor=origin.sensor, stamp=stamp, frame=frame, sequence=origin.sequence)
+        made = kind.read(message, head)
+        if not isinstance(made, kind.measurement):
+            wanted, got = kind.measurement.__name__, type(made).__name__
+            raise FieldError(f"{cost}.read gave a {got}, expected a {wanted}")
+        return made
+
+    return read
+
+
+def _read(
+    read: Callable[[Any, Origin], Measurement], message: Any, origin: Origin, type_name: str
+) -> Measurement | Rejection:
+    """What an adapter makes of a message, or why nothing."""
     try:
         with np.errstate(all="ignore"):
-            return adapter.read(message, Origin(sensor, sequence))
+            return read(message, origin)
     except FieldError as refusal:
         reason, words = refusal.reason, str(refusal)
     except Exception as error:  # a foreign object may raise anything
         reason, words = Reason.BAD_SHAPE, f"{type(error).__name__}: {error}"
-    return Rejection(sensor, _stamp_if_any(message), reason, f"{type_name}: {words}")
+    return Rejection(origin.sensor, _stamp_if_any(message), reason, f"{type_name}: {words}")
 
 
 def find_adapter(type_name: str) -> Adapter | None:
@@ -89,6 +125,13 @@ def find_adapter(type_name: str) -> Adapter | None:
 def types_for(sensor_type: str) -> tuple[str, ...]:
     """List the ROS types that a sensor of this type may listen to, ``"pkg/msg/Name"`` each."""
     return tuple(name for name, adapter in ADAPTERS.items() if sensor_type in adapter.sensor_types)
+
+
+def types_of(sensor: SensorConfig) -> tuple[str, ...]:
+    """List the ROS types that a configured sensor may listen to, those of its class included."""
+    if sensor.type == "custom":
+        return tuple(load_custom(sensor.cost).message_types)
+    return types_for(sensor.type)
 
 
 def _stamp_if_any(message: Any) -> int:
@@ -155,6 +198,28 @@ def _odometry(message: Any, origin: Origin) -> OdometryMeasurement:
         child_frame=fields.text(message.child_frame_id, "child_frame_id"),
         twist=fields.twist(message.twist.twist, "twist.twist"),
         twist_covariance=fields.covariance(message.twist.covariance, "twist.covariance"),
+    )
+
+
+def _imu(message: Any, origin: Origin) -> ImuMeasurement:
+    """Read sensor_msgs/Imu; what REP-145 marks as absent is None, and so is an unset quaternion.
+
+    The covariance of the orientation is about the world's axes, as that of a pose.
+    """
+    sensor, stamp, frame, sequence = _head(message, origin)
+    orientation, orientation_covariance = fields.orientation(message)
+    rate, rate_covariance = fields.vector_with_covariance(message, "angular_velocity")
+    acceleration = fields.vector(message.linear_acceleration, "linear_acceleration")
+    return ImuMeasurement(
+        sensor=sensor,
+        stamp=stamp,
+        frame=frame,
+        sequence=sequence,
+        orientation=orientation,
+        orientation_covariance=orientation_covariance,
+        angular_velocity=rate,
+        angular_velocity_covariance=rate_covariance,
+        linear_acceleration=acceleration if np.isfinite(acceleration).all() else None,
     )
 
 
@@ -284,6 +349,7 @@ ADAPTERS: dict[str, Adapter] = {
         _twist_with_covariance_stamped, ("twist",)
     ),
     "nav_msgs/msg/Odometry": Adapter(_odometry, ("odometry",)),
+    "sensor_msgs/msg/Imu": Adapter(_imu, ("imu",)),
     "dnls_ros/msg/RangeBearingArray": Adapter(_range_bearing, ("range_bearing",)),
     "dnls_ros/msg/RelativePoseWithCovarianceStamped": Adapter(_relative_pose, ("relative_pose",)),
     "dnls_ros/msg/LandmarkObservationArray": Adapter(_landmarks, ("landmarks",)),

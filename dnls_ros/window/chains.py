@@ -64,7 +64,7 @@ def chain_groups(
         inside = samples.covered(start, end, motion.max_gap)
         if inside.any():
             groups[sensor] = _measured(body, samples, start[inside], end[inside], loss)
-            covered |= inside
+            covered |= inside & samples.complete
     if motion.model != "none":
         groups[f"{body.name}.motion"] = _modelled(body, motion, start, end)
     elif increments and not covered.all():

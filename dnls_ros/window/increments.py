@@ -10,7 +10,7 @@ whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -24,7 +24,13 @@ Stamps = NDArray[np.int64]
 
 
 class Increments(Protocol):
-    """Measured motion over time."""
+    """Measured motion over time.
+
+    Attributes:
+        complete: Whether it says how the body moved; false: only how it turned.
+    """
+
+    complete: ClassVar[bool]
 
     @property
     def stamps(self) -> Stamps:
@@ -65,8 +71,10 @@ class Samples:
         density: (K, t, t) covariance per second between sample k−1 and k.
         rate_covariance: (K, t, t) covariance of the rate over that interval: its error is one draw
             per interval, so that it adds rate_covariance · Δt per second.
+        complete: Whether translation is measured.
     """
 
+    complete: ClassVar[bool] = True
     stamps: Stamps
     density: Array
     rate_covariance: Array
@@ -140,16 +148,16 @@ class PoseIncrements(Samples):
     poses: LieGroup
 
     @classmethod
-    def empty(cls, body: Body) -> PoseIncrements:
+    def empty(cls, body: Body) -> Self:
         """No samples yet."""
         none = np.zeros((0, body.dim, body.dim))
         return cls(np.zeros(0, np.int64), none, none, body.elements(np.zeros((0, 7))))
 
-    def insert(self, stamp: int, pose: LieGroup, noise: MotionNoise) -> PoseIncrements:
+    def insert(self, stamp: int, pose: LieGroup, noise: MotionNoise) -> Self:
         """With one sample more: ``pose`` is a single element with one batch axis."""
         k = self.place(stamp)
         tensor = torch.cat([self.poses.tensor[:k], pose.tensor, self.poses.tensor[k:]])
-        return PoseIncrements(*self._inserted(k, stamp, noise), type(self.poses)(tensor))
+        return type(self)(*self._inserted(k, stamp, noise), type(self.poses)(tensor))
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
         """Differences of the poses interpolated along geodesics."""
@@ -168,10 +176,10 @@ class PoseIncrements(Samples):
         )
         return retract(before, local(before, after) * torch.from_numpy(fraction)[:, None])
 
-    def since(self, stamp: int) -> PoseIncrements:
+    def since(self, stamp: int) -> Self:
         """Without samples that no interval from ``stamp`` on needs."""
         k = self.keep_from(stamp)
-        return PoseIncrements(*self._from(k), self.poses[k:])
+        return type(self)(*self._from(k), self.poses[k:])
 
 
 @dataclass(frozen=True, eq=False)

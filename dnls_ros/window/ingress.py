@@ -12,28 +12,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from dnls_ros.window.bodies import Array
 from dnls_ros.window.config import EstimatorConfig, SensorConfig
+from dnls_ros.window.content import check_content
+from dnls_ros.window.custom import expected_type
 from dnls_ros.window.measurements import (
-    LandmarkMeasurement,
     Measurement,
-    OdometryMeasurement,
-    PoseMeasurement,
-    RangeBearingMeasurement,
     Reason,
     Rejection,
     RelativePoseMeasurement,
-    TwistMeasurement,
 )
 
-LARGEST_COORDINATE = 1e7
-"""Positions beyond it [m] are not of this planet's map frames and cost float precision."""
-LARGEST_NUMBER = 1e9
-"""Twists, pixels and ranges beyond it are no measurements, and their squares may overflow."""
-QUATERNION_TOLERANCE = 0.1
-"""Accepted | ‖q‖ − 1 |: drivers round; what is further off is no rotation."""
 REMEMBERED_STAMPS = 1 << 16
 """Per sensor, to recognize duplicates: a window of 60 s at 1 kHz."""
 LOG_LENGTH = 1 << 16
@@ -42,16 +30,6 @@ LATEST_STAMP = 1 << 62
 """In the year 2116 [ns]: later stamps do not leave room for arithmetic in 64 bits."""
 
 Verdict = tuple[Reason, str]
-
-EXPECTED_TYPES: dict[str, type[Measurement]] = {
-    "pose": PoseMeasurement,
-    "pose_stamped": PoseMeasurement,
-    "odometry": OdometryMeasurement,
-    "twist": TwistMeasurement,
-    "landmarks": LandmarkMeasurement,
-    "range_bearing": RangeBearingMeasurement,
-    "relative_pose": RelativePoseMeasurement,
-}
 
 
 @dataclass
@@ -200,7 +178,7 @@ class Ingress:
     def _check(self, sensor: SensorConfig, m: Measurement, now: int | None) -> Verdict | None:
         if not sensor.enabled:
             return Reason.SENSOR_DISABLED, "the sensor is disabled"
-        if not isinstance(m, EXPECTED_TYPES[sensor.type]):
+        if not isinstance(m, expected_type(sensor)):
             return (
                 Reason.BAD_SHAPE,
                 f"got a {type(m).__name__}, sensor type {sensor.type} takes another",
@@ -248,110 +226,3 @@ class _Recent:
         self._order.append(key)
         self._known.add(key)
         return True
-
-
-def check_content(m: Measurement) -> Verdict | None:
-    """What is wrong with a measurement's numbers, whatever the configuration."""
-    if isinstance(m, RelativePoseMeasurement):
-        if m.stamp_from <= 0 or m.stamp_from >= m.stamp:
-            return (
-                Reason.ZERO_STAMP,
-                f"stamp_from {m.stamp_from} must be positive and before {m.stamp}",
-            )
-        return _check_pose(m.relative) or _check_covariance("covariance", m.covariance)
-    if isinstance(m, OdometryMeasurement):
-        return (
-            _check_pose(m.pose)
-            or _check_covariance("covariance", m.covariance)
-            or _check_numbers("twist", m.twist, (6,))
-            or _check_covariance("twist_covariance", m.twist_covariance)
-        )
-    if isinstance(m, PoseMeasurement):
-        return _check_pose(m.pose) or _check_covariance("covariance", m.covariance)
-    if isinstance(m, TwistMeasurement):
-        return _check_numbers("twist", m.twist, (6,)) or _check_covariance(
-            "covariance", m.covariance
-        )
-    if isinstance(m, RangeBearingMeasurement):
-        return _check_range_bearing(m)
-    if isinstance(m, LandmarkMeasurement):
-        return _check_landmarks(m)
-    return None
-
-
-def _check_array(name: str, values: Array, shape: tuple[int, ...]) -> Verdict | None:
-    if values.shape != shape:
-        return Reason.BAD_SHAPE, f"{name} has shape {values.shape}, expected {shape}"
-    if values.dtype.kind not in "fiu":
-        return Reason.BAD_SHAPE, f"{name} holds {values.dtype}, expected numbers"
-    return None
-
-
-def _check_numbers(name: str, values: Array, shape: tuple[int, ...]) -> Verdict | None:
-    values = np.asarray(values)
-    bad = _check_array(name, values, shape)
-    if bad is None and not np.isfinite(values).all():
-        return Reason.NOT_FINITE, f"{name} is not finite: {values.tolist()}"
-    if bad is None and values.size and np.abs(values).max() > LARGEST_NUMBER:
-        return Reason.NOT_FINITE, f"{name} is beyond {LARGEST_NUMBER:g}: {values.tolist()}"
-    return bad
-
-
-def _check_covariance(name: str, given: Array | None) -> Verdict | None:
-    """Whether it is an array at all; what its numbers are worth depends on the sensor."""
-    return None if given is None else _check_array(name, np.asarray(given), (6, 6))
-
-
-def _check_pose(pose: Array) -> Verdict | None:
-    bad = _check_numbers("pose", pose, (7,))
-    if bad is not None:
-        return bad
-    if np.abs(pose[:3]).max() > LARGEST_COORDINATE:
-        return (
-            Reason.NOT_FINITE,
-            f"position {pose[:3].tolist()} is beyond {LARGEST_COORDINATE:g} m",
-        )
-    norm = float(np.linalg.norm(pose[3:]))
-    if abs(norm - 1.0) > QUATERNION_TOLERANCE:
-        return (
-            Reason.BAD_QUATERNION,
-            f"quaternion {pose[3:].tolist()} has norm {norm:.6g}, expected 1",
-        )
-    return None
-
-
-def _check_range_bearing(m: RangeBearingMeasurement) -> Verdict | None:
-    count = (len(m.ids),)
-    bad = _check_numbers("ranges", m.ranges, count) or _check_numbers(
-        "bearings", m.bearings, count
-    )
-    if bad is not None:
-        return bad
-    if count[0] and float(np.min(m.ranges)) <= 0:
-        return Reason.BAD_SHAPE, f"ranges must be positive, got {float(np.min(m.ranges))}"
-    if not all(np.isfinite(s) and s >= 0 for s in (m.sigma_range, m.sigma_bearing)):
-        return (
-            Reason.BAD_COVARIANCE,
-            f"sigmas {m.sigma_range}, {m.sigma_bearing} must be finite and not negative",
-        )
-    return None
-
-
-def _check_landmarks(m: LandmarkMeasurement) -> Verdict | None:
-    camera = m.intrinsics
-    if camera is not None:
-        numbers = (*camera.focal, *camera.center, *camera.coefficients)
-        if not np.isfinite(numbers).all() or min(camera.focal) <= 0:
-            return Reason.MODEL_FAILED, f"the camera's calibration cannot be used: {camera}"
-    for seen in m.observations:
-        pixels = np.asarray(seen.pixels)
-        bad = _check_numbers(
-            f"pixels of '{seen.id}'", pixels, (len(pixels), 2) if pixels.ndim else (0, 2)
-        )
-        if bad is None and seen.points is not None:
-            bad = _check_numbers(f"points of '{seen.id}'", seen.points, (len(pixels), 3))
-        if bad is not None:
-            return bad
-        if not np.isfinite(seen.sigma) or seen.sigma < 0:
-            return Reason.BAD_COVARIANCE, f"sigma of '{seen.id}' is {seen.sigma} px"
-    return None

@@ -90,6 +90,25 @@ class TwistMeasurement(Measurement):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class ImuMeasurement(Measurement):
+    """What an inertial unit says, in its own axes; None = it gave no such thing (REP-145).
+
+    Attributes:
+        orientation: ``world_T_sensor`` as a quaternion (4,), x y z w; its world has z up.
+        orientation_covariance: (3, 3) of a turn about the sensor's axes [rad²]; zeros = unknown.
+        angular_velocity: (3,) [rad/s].
+        angular_velocity_covariance: (3, 3); zeros = unknown.
+        linear_acceleration: (3,) [m/s²], gravity included. Nothing uses or checks it.
+    """
+
+    orientation: Array | None = None
+    orientation_covariance: Array | None = None
+    angular_velocity: Array | None = None
+    angular_velocity_covariance: Array | None = None
+    linear_acceleration: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RelativePoseMeasurement(Measurement):
     """Body motion ``T_from⁻¹ · T_to`` (7,) from ``stamp_from`` to ``stamp``.
 
