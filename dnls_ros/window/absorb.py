@@ -8,7 +8,7 @@ a first pose).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -35,7 +35,7 @@ from dnls_ros.window.measurements import (
     RelativePoseMeasurement,
 )
 from dnls_ros.window.rigid import compose
-from dnls_ros.window.sensors import DifferentialPose, SensorModel, Twist
+from dnls_ros.window.sensors import DifferentialPose, RelativePose, SensorModel, Twist
 from dnls_ros.window.state import Draft
 
 PATIENCE = 10
@@ -116,14 +116,7 @@ def _at(m: LandmarkMeasurement, stamp: int) -> LandmarkMeasurement:
     """The image with the stamp of the state that it shares."""
     if m.stamp == stamp:
         return m
-    return LandmarkMeasurement(
-        sensor=m.sensor,
-        stamp=stamp,
-        frame=m.frame,
-        sequence=m.sequence,
-        observations=m.observations,
-        intrinsics=m.intrinsics,
-    )
+    return replace(m, stamp=stamp)
 
 
 def _image_factors(
@@ -192,7 +185,7 @@ def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, 
         draft.parked.append(m)
         return None
     if camera is not None and isinstance(m, LandmarkMeasurement):
-        start_extrinsic(draft, camera)
+        start_extrinsic(draft, camera, m)
         state = image_state(draft, rules, camera, m)
         return _park(draft, registry, m, _UNCONNECTED) if state is None else (state,)
     return _existing_or_new(draft, registry, rules, m)
@@ -224,7 +217,9 @@ def _guess(
         if not found:
             return None
         slot = int(np.searchsorted(draft.stamps(rules.body), found[0]))
-        return compose(draft.pose(rules.body, slot), m.relative)
+        model = registry.models[m.sensor]
+        motion = model.motion(m) if isinstance(model, RelativePose) else m.relative
+        return compose(draft.pose(rules.body, slot), motion)
     return registry.models[m.sensor].guess(m)
 
 

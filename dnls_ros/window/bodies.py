@@ -8,6 +8,7 @@ track with a constant-velocity motion model has a second block, the body twist, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dnls_ros.lie import SE2, SE3, LieGroup
-from dnls_ros.window.config import TrackConfig
+from dnls_ros.window.config import SensorConfig, TrackConfig, Vector
+from dnls_ros.window.measurements import Measurement
 from dnls_ros.window.rigid import IDENTITY
 
 Array = NDArray[np.float64]
@@ -125,6 +127,18 @@ def pose_of_rpy(values: tuple[float, ...]) -> Array:
     return pose
 
 
+def mount_of(config: SensorConfig, m: Measurement) -> Array:
+    """body_T_sensor (7,) of a measurement: what tf gave, else the configured one; read only."""
+    return _mount_of_rpy(config.mount) if m.extrinsic is None else m.extrinsic
+
+
+@lru_cache(maxsize=256)
+def _mount_of_rpy(values: Vector) -> Array:
+    pose = pose_of_rpy(values)
+    pose.setflags(write=False)
+    return pose
+
+
 def adjoint(pose: Array) -> Array:
     """Ad(x) (6, 6) of a pose (7,)."""
-    return SE3(torch.from_numpy(np.asarray(pose, dtype=np.float64))).adjoint().numpy()
+    return SE3(torch.tensor(pose, dtype=torch.float64)).adjoint().numpy()

@@ -97,6 +97,14 @@ def _place(seen: Sequence[BodyPoints]) -> Ref | SE3:
     return SE3(torch.from_numpy(np.stack(poses))[None])
 
 
+def _mounts(rows: Sequence[LandmarkRow]) -> Shared | SE3:
+    """body_T_camera of each row; one for all where the camera does not move on the body."""
+    first = rows[0].mount
+    if all(np.array_equal(row.mount, first) for row in rows):
+        return Shared(SE3(torch.tensor(first)))
+    return SE3(torch.from_numpy(np.stack([row.mount for row in rows]))[None])
+
+
 def _group(
     draft: Draft, camera: Camera, rows: Sequence[LandmarkRow], seen: Sequence[BodyPoints]
 ) -> FactorGroup:
@@ -104,7 +112,7 @@ def _group(
     if block in draft.state.values:
         mount = Ref(block, torch.zeros(len(rows), dtype=torch.int64))
     else:
-        mount = Shared(SE3(torch.from_numpy(camera.mount(draft))))
+        mount = _mounts(rows)
     pixels = [np.asarray(r.observation.pixels, dtype=np.float64) for r in rows]
     sigma = torch.tensor([[_sigma(config, r.observation) for r in rows]], dtype=torch.float64)
     return tag_corners(

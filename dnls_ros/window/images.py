@@ -18,7 +18,7 @@ import torch
 from dnls_ros.costs import prior
 from dnls_ros.lie import SE3
 from dnls_ros.problem import Diagonal, Ref
-from dnls_ros.window.bodies import Array, Body, pose_of_rpy
+from dnls_ros.window.bodies import Array, Body, mount_of
 from dnls_ros.window.config import SensorConfig
 from dnls_ros.window.growth import TrackRules, add_state, find_state, measured, put_state
 from dnls_ros.window.landmark_init import (
@@ -64,11 +64,11 @@ class Camera:
         """The message's own intrinsics, else the sensor's."""
         return m.intrinsics or self.intrinsics
 
-    def mount(self, draft: Draft) -> Array:
-        """body_T_camera (7,), as currently estimated."""
+    def mount(self, draft: Draft, given: Array) -> Array:
+        """body_T_camera (7,): as currently estimated, else as ``given`` for an image."""
         block = extrinsic_block(self.config.name)
         if block not in draft.state.values:
-            return pose_of_rpy(self.config.mount)
+            return given
         element = draft.state.values[block]
         assert isinstance(element, SE3)
         return element[0, 0].normalized().tensor.detach().numpy().copy()
@@ -87,7 +87,8 @@ class Camera:
         stamps = draft.stamps(self.body)
         before = int(np.searchsorted(stamps, m.stamp)) - 1
         predicted = draft.pose(self.body, before) if before >= 0 else None
-        return locate_robot(views, known, intrinsics, self.mount(draft), predicted)
+        mount = self.mount(draft, mount_of(self.config, m))
+        return locate_robot(views, known, intrinsics, mount, predicted)
 
 
 def known_bodies(draft: Draft, landmarks: LandmarkMap) -> dict[int, Array]:
@@ -135,7 +136,8 @@ def observe(
     new = [v for v in views if v.body.key not in known]
     if new and (camera.body.name, m.stamp) not in draft.state.uncertain:
         slot = int(np.searchsorted(draft.stamps(camera.body), m.stamp))
-        place = compose(draft.pose(camera.body, slot), camera.mount(draft))
+        mount = camera.mount(draft, mount_of(camera.config, m))
+        place = compose(draft.pose(camera.body, slot), mount)
         for found in initializer.observe(m.stamp, new, intrinsics, place, must_start=not known):
             place_body(draft, found.body.key, found.pose)
     _await_factors(draft, camera, m, intrinsics)
@@ -150,7 +152,8 @@ def _await_factors(
     good = usable(m.observations, camera.landmarks)
     if len(good) < len(m.observations):
         draft.note("unknown_landmarks", len(m.observations) - len(good))
-    rows = [LandmarkRow(camera.config.name, m.stamp, o, intrinsics) for o in good]
+    mount = mount_of(camera.config, m)
+    rows = [LandmarkRow(camera.config.name, m.stamp, o, intrinsics, mount) for o in good]
     draft.update(pending_rows=(*draft.state.pending_rows, *rows))
 
 
@@ -172,13 +175,17 @@ def place_given(draft: Draft, bodies: Sequence[LandmarkBody]) -> None:
         draft.add_factors(f"{LANDMARK}.given", prior(ref, z[None], noise=noise))
 
 
-def start_extrinsic(draft: Draft, camera: Camera) -> None:
-    """Makes the camera's mount a variable with its prior, if it is to be estimated."""
+def start_extrinsic(draft: Draft, camera: Camera, m: LandmarkMeasurement) -> None:
+    """Makes the camera's mount a variable with its prior, if it is to be estimated.
+
+    It starts from the mount of the first image, and is one for all images: an estimated mount does
+    not move.
+    """
     config = camera.config
     block = extrinsic_block(config.name)
     if not config.camera.estimate_extrinsic or block in draft.state.values:
         return
-    z = SE3(torch.from_numpy(pose_of_rpy(config.mount))[None])
+    z = SE3(torch.tensor(mount_of(config, m))[None])
     draft.add_values(single(block, 0, z))
     noise = Diagonal(torch.tensor(config.camera.extrinsic_sigma, dtype=torch.float64))
     draft.add_factors(f"{block}.given", prior(Ref(block, torch.tensor([0])), z[None], noise=noise))

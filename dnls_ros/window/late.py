@@ -63,7 +63,7 @@ def _place_all(draft: Draft, rows: Sequence[LandmarkRow], cameras: Mapping[str, 
         camera, done = cameras[sensor], {one.body.key for one in found}
         views = group_by_body([r.observation for r in seen], camera.landmarks)[0]
         slot = int(np.searchsorted(draft.stamps(camera.body), stamp))
-        place = compose(draft.pose(camera.body, slot), camera.mount(draft))
+        place = compose(draft.pose(camera.body, slot), camera.mount(draft, seen[0].mount))
         new = [v for v in views if v.body.key not in done]
         found += initializer.observe(stamp, new, seen[0].intrinsics, place)
     for one in [*found, *initializer.settle()]:

@@ -10,18 +10,23 @@ from functools import lru_cache
 
 import numpy as np
 
-from dnls_ros.window.bodies import Array, Body, adjoint, pose_of_rpy
+from dnls_ros.window.bodies import Array, Body, adjoint
 from dnls_ros.window.config import SensorConfig
 from dnls_ros.window.increments import MotionNoise
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.noise import INDEFINITE, covariance_of, is_absent, is_definite
+from dnls_ros.window.rigid import IDENTITY
 
 UNMEASURED_DENSITY = 1e4
 """Variance per second of axes that a sensor of motion does not measure [m²/s, rad²/s]."""
 
 
 def motion_noise(
-    config: SensorConfig, body: Body, given: Array | None, names: tuple[str, ...]
+    config: SensorConfig,
+    body: Body,
+    given: Array | None,
+    names: tuple[str, ...],
+    mount: Array = IDENTITY,
 ) -> MotionNoise | Verdict:
     """The noise of one sample in the body's tangent, or why there is none.
 
@@ -30,29 +35,30 @@ def motion_noise(
         body: The body that it measures.
         given: The message's covariance (6, 6), of a twist where the sensor gives one.
         names: The sensor's axes in the order of ``given``.
+        mount: body_T_sensor (7,); the identity where the data are in the body's axes.
     """
     if config.covariance == "fixed":
-        return _fixed_motion_noise(config, body, names)
-    return _noise_of_motion(config, body, given, names)
+        return _fixed_motion_noise(config, body, names, tuple(mount.tolist()))
+    return _noise_of_motion(config, body, given, names, mount)
 
 
 @lru_cache(maxsize=256)
 def _fixed_motion_noise(
-    config: SensorConfig, body: Body, names: tuple[str, ...]
+    config: SensorConfig, body: Body, names: tuple[str, ...], mount: tuple[float, ...]
 ) -> MotionNoise | Verdict:
-    """The same for every measurement, so made once."""
-    return _noise_of_motion(config, body, None, names)
+    """The same for every measurement of a mount, so made once."""
+    return _noise_of_motion(config, body, None, names, np.array(mount))
 
 
 def _noise_of_motion(
-    config: SensorConfig, body: Body, given: Array | None, names: tuple[str, ...]
+    config: SensorConfig, body: Body, given: Array | None, names: tuple[str, ...], mount: Array
 ) -> MotionNoise | Verdict:
     axes = tuple(names.index(a) for a in config.axes)
     covariance = covariance_of(config, given, axes)
     if isinstance(covariance, tuple):
         return covariance
     fixed = config.covariance == "fixed" or is_absent(given, axes)
-    carry = adjoint(pose_of_rpy(config.mount))
+    carry = adjoint(mount)
     seen = np.zeros((6, 6))
     seen[np.ix_(axes, axes)] = covariance
     unseen = np.diag([0.0 if a in axes else UNMEASURED_DENSITY for a in range(6)])

@@ -28,7 +28,7 @@ from dnls_ros.problem import (
     Tukey,
     Welsch,
 )
-from dnls_ros.window.bodies import Array, Body, adjoint, pose_of_rpy
+from dnls_ros.window.bodies import Array, Body, adjoint, mount_of
 from dnls_ros.window.config import SensorConfig
 from dnls_ros.window.increments import Increments, MotionNoise, PoseIncrements, TwistIncrements
 from dnls_ros.window.ingress import Verdict
@@ -94,29 +94,31 @@ def _positions(config: SensorConfig, names: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(names.index(a) for a in config.axes)
 
 
-def _noise(covariance: Array) -> SquareRootInformation:
+def noise_of(covariance: Array) -> SquareRootInformation:
+    """The noise of one factor with a covariance (k, k)."""
     return SquareRootInformation.from_covariance(
         torch.from_numpy(np.ascontiguousarray(covariance))[None, None]
     )
 
 
 def _noise_of_mount(
-    config: SensorConfig, body: Body, covariance: Array, axes: tuple[int, ...]
+    mount: Array, body: Body, covariance: Array, axes: tuple[int, ...]
 ) -> SquareRootInformation:
     """L (k, t) of a covariance (k, k) along the sensor's own axes, for a body's tangent."""
-    sensor_of_body = adjoint(inverse(pose_of_rpy(config.mount)))
+    sensor_of_body = adjoint(inverse(mount))
     seen = torch.from_numpy(sensor_of_body[np.ix_(axes, body.axes)])
-    return SquareRootInformation(_noise(covariance).factor @ seen)
+    return SquareRootInformation(noise_of(covariance).factor @ seen)
 
 
-def _no_heading(body: Body, pose: Array) -> Verdict | None:
+def no_heading(body: Body, pose: Array) -> Verdict | None:
     """Why a body on a plane cannot take a pose: its x axis is nearly vertical."""
     if not body.planar or np.hypot(*rotation_matrix(pose)[:2, 0]) > LEAST_HEADING:
         return None
     return Reason.BAD_QUATERNION, "the x axis is vertical: a body on a plane then has no heading"
 
 
-def _ref(name: str, stamp: int) -> Ref:
+def ref_of(name: str, stamp: int) -> Ref:
+    """One state of a block."""
     return Ref(name, torch.tensor([stamp]))
 
 
@@ -137,7 +139,7 @@ class AbsolutePose:
         assert isinstance(m, PoseMeasurement)
         if not self._complete:
             return None
-        return compose(_unit(m.pose), inverse(pose_of_rpy(self.config.mount)))
+        return compose(_unit(m.pose), inverse(mount_of(self.config, m)))
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -156,12 +158,13 @@ class AbsolutePose:
         covariance = covariance_of(self.config, given, self._axes)
         if isinstance(covariance, tuple):
             return covariance
-        ref, loss = _ref(self.body.name, states[0]), loss_of(self.config)
+        ref, loss = ref_of(self.body.name, states[0]), loss_of(self.config)
+        extrinsic = mount_of(self.config, m)
         if not self._complete:
-            return {self.config.name: self._partial(ref, pose, covariance, loss)}
-        extrinsic = pose_of_rpy(self.config.mount)
+            partial = self._partial(ref, pose, extrinsic, covariance, loss)
+            return {self.config.name: partial}
         body = compose(pose, inverse(extrinsic))
-        return _no_heading(self.body, body) or self._full(ref, body, extrinsic, covariance, loss)
+        return no_heading(self.body, body) or self._full(ref, body, extrinsic, covariance, loss)
 
     def _full(
         self, ref: Ref, body: Array, extrinsic: Array, covariance: Array, loss: Loss | None
@@ -177,13 +180,15 @@ class AbsolutePose:
         tangent = self.body.reduce(carry @ everything @ carry.T)
         if not is_definite(tangent):
             return INDEFINITE
-        return {self.config.name: prior(ref, z[None], noise=_noise(tangent), loss=loss)}
+        return {self.config.name: prior(ref, z[None], noise=noise_of(tangent), loss=loss)}
 
-    def _partial(self, ref: Ref, pose: Array, covariance: Array, loss: Loss | None) -> FactorGroup:
+    def _partial(
+        self, ref: Ref, pose: Array, mount: Array, covariance: Array, loss: Loss | None
+    ) -> FactorGroup:
         rows = [self.body.axes.index(axis) for axis in self._axes]
         selection = torch.eye(self.body.dim, dtype=torch.float64)[rows]
-        noise = SquareRootInformation(_noise(covariance).factor @ selection)
-        extrinsic = self.body.elements(pose_of_rpy(self.config.mount)[None])
+        noise = SquareRootInformation(noise_of(covariance).factor @ selection)
+        extrinsic = self.body.elements(mount[None])
         z = self.body.elements(pose[None])
         return partial_pose(ref, extrinsic[None], z[None], noise=noise, loss=loss)
 
@@ -212,11 +217,12 @@ class DifferentialPose:
         assert isinstance(m, PoseMeasurement)
         assert isinstance(buffer, PoseIncrements)
         given = m.twist_covariance if isinstance(m, OdometryMeasurement) else m.covariance
-        noise = motion_noise(self.config, self.body, given, POSE_AXES)
+        mount = mount_of(self.config, m)
+        noise = motion_noise(self.config, self.body, given, POSE_AXES, mount)
         if not isinstance(noise, MotionNoise):
             return noise
-        pose = compose(_unit(m.pose), inverse(pose_of_rpy(self.config.mount)))
-        bad = _no_heading(self.body, pose)
+        pose = compose(_unit(m.pose), inverse(mount))
+        bad = no_heading(self.body, pose)
         if bad is not None:
             return bad
         return buffer.insert(m.stamp, self.body.elements(pose[None]), noise)
@@ -235,7 +241,7 @@ class Twist:
 
     def _body_twist(self, m: Measurement) -> Array:
         assert isinstance(m, TwistMeasurement)
-        return adjoint(pose_of_rpy(self.config.mount)) @ m.twist
+        return adjoint(mount_of(self.config, m)) @ m.twist
 
     def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
         """A prior on the twist block, if there is one."""
@@ -246,11 +252,11 @@ class Twist:
         covariance = covariance_of(self.config, m.covariance, axes)
         if isinstance(covariance, tuple):
             return covariance
-        noise = _noise_of_mount(self.config, self.body, covariance, axes)
+        noise = _noise_of_mount(mount_of(self.config, m), self.body, covariance, axes)
         z = self.body.tangent(self._body_twist(m))
         return {
             self.config.name: prior(
-                _ref(self.body.velocity, states[0]),
+                ref_of(self.body.velocity, states[0]),
                 z[None, None],
                 noise=noise,
                 loss=loss_of(self.config),
@@ -265,7 +271,8 @@ class Twist:
         """The twist, its covariance as noise of the rate."""
         assert isinstance(m, TwistMeasurement)
         assert isinstance(buffer, TwistIncrements)
-        noise = motion_noise(self.config, self.body, m.covariance, TWIST_AXES)
+        mount = mount_of(self.config, m)
+        noise = motion_noise(self.config, self.body, m.covariance, TWIST_AXES, mount)
         if not isinstance(noise, MotionNoise):
             return noise
         return buffer.insert(m.stamp, self._body_twist(m)[list(self.body.axes)], noise)
@@ -282,6 +289,11 @@ class RelativePose:
         """None: growth starts its later state from the earlier one."""
         return None
 
+    def motion(self, m: RelativePoseMeasurement) -> Array:
+        """The body's motion (7,) by the measurement."""
+        mount = mount_of(self.config, m)
+        return compose(compose(mount, _unit(m.relative)), inverse(mount))
+
     def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
         """One factor between the states at its two stamps."""
         assert isinstance(m, RelativePoseMeasurement)
@@ -289,12 +301,9 @@ class RelativePose:
         covariance = covariance_of(self.config, m.covariance, axes)
         if isinstance(covariance, tuple):
             return covariance
-        noise = _noise_of_mount(self.config, self.body, covariance, axes)
-        extrinsic = pose_of_rpy(self.config.mount)
-        z = self.body.elements(
-            compose(compose(extrinsic, _unit(m.relative)), inverse(extrinsic))[None]
-        )
-        refs = _ref(self.body.name, states[0]), _ref(self.body.name, states[1])
+        noise = _noise_of_mount(mount_of(self.config, m), self.body, covariance, axes)
+        z = self.body.elements(self.motion(m)[None])
+        refs = ref_of(self.body.name, states[0]), ref_of(self.body.name, states[1])
         return {self.config.name: between(*refs, z[None], noise=noise, loss=loss_of(self.config))}
 
 
@@ -326,7 +335,7 @@ class RangeBearing:
         rows = [k for k, _ in known]
         z = torch.from_numpy(np.stack([m.ranges[rows], m.bearings[rows]], 1))
         points = torch.from_numpy(np.stack([p for _, p in known]))
-        mount = SE3(torch.from_numpy(pose_of_rpy(self.config.mount)))
+        mount = SE3(torch.tensor(mount_of(self.config, m)))
         ref = Ref(self.body.name, torch.full((len(rows),), states[0]))
         noise = SquareRootInformation(
             torch.from_numpy(np.diag(1 / sigma))[None, None].expand(1, len(rows), 2, 2)

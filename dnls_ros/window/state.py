@@ -25,12 +25,16 @@ LANDMARK = "map.landmark"
 
 @dataclass(frozen=True, eq=False)
 class LandmarkRow:
-    """One tag (or other set of points of one body) in one image, until it becomes a factor."""
+    """One tag (or other set of points of one body) in one image, until it becomes a factor.
+
+    ``mount`` is body_T_camera (7,) at the image, for a camera whose mount is not estimated.
+    """
 
     sensor: str
     stamp: int
     observation: LandmarkObservation
     intrinsics: CameraIntrinsics
+    mount: Array
 
 
 @dataclass(frozen=True, eq=False)
