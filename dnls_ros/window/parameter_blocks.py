@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dnls_ros.errors import DnlsError
 from dnls_ros.window import config as cfg
 from dnls_ros.window.config import SensorConfig, TrackConfig
 from dnls_ros.window.files import candidates, find_file
@@ -59,6 +60,13 @@ class Problems:
         """Notes one problem of the parameter ``name``."""
         self.lines.append(f"{name}: {text}")
 
+    def check(self, what: str) -> None:
+        """Raises one DnlsError with all problems of ``what``, if there are any."""
+        if self.lines:
+            count = len(self.lines)
+            heading = f"{what}: {count} problem{'s' if count > 1 else ''}"
+            raise DnlsError("\n  - ".join([heading, *self.lines]))
+
 
 @dataclass(frozen=True)
 class Block:
@@ -82,7 +90,7 @@ class Block:
         }
 
 
-class _WrongValueError(Exception):
+class WrongValueError(Exception):
     """A value that its row does not allow; the text says got and expected."""
 
 
@@ -106,42 +114,51 @@ def read_block(
                 )
             continue
         try:
-            values[row.name] = _read(row, given[prefix + row.name], base)
-        except _WrongValueError as error:
+            values[row.name] = read_value(row, given[prefix + row.name], base)
+        except WrongValueError as error:
             wrong.add(row.name)
             problems.add(prefix + row.name, str(error))
     return Block(values, frozenset(present), frozenset(wrong), prefix)
 
 
-def _read(row: Row, raw: Any, base: Path | None) -> Any:
-    """One value in the row's type."""
+def read_value(row: Row, raw: Any, base: Path | None = None) -> Any:
+    """One value in the row's type; relative file names start at ``base``.
+
+    Raises:
+        WrongValueError: It has another type, is not finite, out of range or not a word of the row.
+    """
     if row.type.endswith("[]"):
         raw = raw.tolist() if hasattr(raw, "tolist") else raw
         if not isinstance(raw, list | tuple):
-            raise _WrongValueError(
-                f"got {raw!r}; expected a list of {_TYPE_WORDS[row.type[:-2]]}s"
-            )
+            raise WrongValueError(f"got {raw!r}; expected a list of {_TYPE_WORDS[row.type[:-2]]}s")
         return tuple(_read_one(row, row.type[:-2], item) for item in raw)  # type: ignore[misc]
     value = _read_one(row, row.type, raw)
     if row.name in PATH_ROWS and isinstance(value, str) and value:
         found = find_file(value, base)
         if found is None:
             places = ", ".join(str(path) for path in candidates(value, base))
-            raise _WrongValueError(f"file '{value}' not found; looked for {places}")
+            raise WrongValueError(f"file '{value}' not found; looked for {places}")
         return str(found)
     return value
+
+
+def unknown_name(name: str, valid: Iterable[str]) -> str:
+    """What to say about a name that no parameter has: the nearest one that there is."""
+    near = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=0.0)
+    return "is not a parameter" + (f"; the nearest valid name is '{near[0]}'" if near else "")
 
 
 def _read_one(row: Row, kind: str, raw: Any) -> bool | int | float | str:
     """One scalar in the row's type, range and vocabulary."""
     value = _CONVERT[kind](raw)
     if value is None:
-        raise _WrongValueError(f"got {raw!r} ({type(raw).__name__}); expected {_TYPE_WORDS[kind]}")
+        raise WrongValueError(f"got {raw!r} ({type(raw).__name__}); expected {_TYPE_WORDS[kind]}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise _WrongValueError(f"got {raw!r}; numbers must be finite")
+        raise WrongValueError(f"got {raw!r}; numbers must be finite")
     if row.range is not None and not isinstance(value, str) and value not in row.range:
-        raise _WrongValueError(
-            f"got {value:g}; expected {row.range}{' ' + row.unit if row.unit else ''}"
+        raise WrongValueError(
+            f"got {value if isinstance(value, int) else f'{value:g}'}; "
+            f"expected {row.range}{' ' + row.unit if row.unit else ''}"
         )
     if isinstance(value, str):
         _check_word(row, value)
@@ -152,12 +169,12 @@ def _check_word(row: Row, word: str) -> None:
     """Refuses a word that is not in the row's vocabulary or shape."""
     if row.choices and word not in row.choices:
         near = difflib.get_close_matches(word, row.choices, n=1)
-        raise _WrongValueError(
+        raise WrongValueError(
             f"got '{word}'{_expected_words(row)}"
             + (f"; did you mean '{near[0]}'?" if near else "")
         )
     if row.pattern and not re.fullmatch(row.pattern, word):
-        raise _WrongValueError(f"got '{word}'; expected {_SHAPES.get(row.pattern, row.pattern)}")
+        raise WrongValueError(f"got '{word}'; expected {_SHAPES.get(row.pattern, row.pattern)}")
 
 
 def _expected_words(row: Row) -> str:
@@ -167,7 +184,12 @@ def _expected_words(row: Row) -> str:
 
 def _as_double(raw: Any) -> float | None:
     """A float; integers count as numbers, booleans do not."""
-    return float(raw) if isinstance(raw, int | float) and not isinstance(raw, bool) else None
+    if not isinstance(raw, int | float) or isinstance(raw, bool):
+        return None
+    try:
+        return float(raw)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf
 
 
 _CONVERT: Mapping[str, Callable[[Any], bool | int | float | str | None]] = {

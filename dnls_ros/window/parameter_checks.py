@@ -24,11 +24,17 @@ LARGEST_TILT = 0.2
 """Of a sensor of motion on a plane, sine of roll and pitch."""
 
 
-def check_configuration(config: EstimatorConfig, problems: Problems) -> None:
-    """Notes every violation of a rule about more than one parameter."""
+def check_configuration(
+    config: EstimatorConfig, problems: Problems, unread: tuple[str, ...] = ()
+) -> None:
+    """Notes every violation of a rule about more than one parameter.
+
+    Sensors that could not be read (``unread``) are not in the configuration: their own problems
+    are noted already, and whether one of them starts a track or is required is not known.
+    """
     _check_node(config, problems)
     _check_frames(config, problems)
-    _check_health(config, problems)
+    _check_health(config, unread, problems)
     outputs = own_outputs(config)
     for sensor in config.sensors:
         _check_noise(sensor, problems)
@@ -36,7 +42,7 @@ def check_configuration(config: EstimatorConfig, problems: Problems) -> None:
         _check_type(sensor, problems)
         _check_use(sensor, config.track(sensor.track), problems)
         _check_topics(sensor, outputs, problems)
-    for track in config.tracks:
+    for track in config.tracks if not unread else ():
         _check_start(track, config, problems)
 
 
@@ -104,9 +110,9 @@ def _check_frames(config: EstimatorConfig, problems: Problems) -> None:
             )
 
 
-def _check_health(config: EstimatorConfig, problems: Problems) -> None:
+def _check_health(config: EstimatorConfig, unread: tuple[str, ...], problems: Problems) -> None:
     """Required sensors exist."""
-    names = [sensor.name for sensor in config.sensors]
+    names = [*(sensor.name for sensor in config.sensors), *unread]
     for name in config.health.required_sensors:
         if name not in names:
             problems.add("health.required_sensors", f"got '{name}'; expected some of {names}")

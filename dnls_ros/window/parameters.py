@@ -8,7 +8,6 @@ from ``declared``.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dnls_ros.errors import DnlsError
 from dnls_ros.window import config as cfg
 from dnls_ros.window.config import EstimatorConfig, SensorConfig, TrackConfig
 from dnls_ros.window.parameter_blocks import (
@@ -26,6 +24,7 @@ from dnls_ros.window.parameter_blocks import (
     read_block,
     resolve_sensor,
     resolve_track,
+    unknown_name,
 )
 from dnls_ros.window.parameter_checks import check_configuration
 from dnls_ros.window.parameter_file import flatten, read_file, ros_parameters
@@ -71,10 +70,7 @@ def load_parameters(
         source = read_file(Path(source))
     given = flatten(ros_parameters(source, node), problems)
     config = _build(given, base, problems)
-    if problems.lines:
-        count = len(problems.lines)
-        heading = f"parameters of '{node}': {count} problem{'s' if count > 1 else ''}"
-        raise DnlsError("\n  - ".join([heading, *problems.lines]))
+    problems.check(f"parameters of '{node}'")
     assert config is not None
     return config
 
@@ -102,7 +98,9 @@ def _build(
         return None
     config = _assemble(root, tuple(tracks), tuple(s for s in sensors if s is not None))
     config = _with_ignition(config)
-    check_configuration(config, problems)
+    built = {sensor.name for sensor in config.sensors}
+    unread = tuple(name for name in root.values["sensors"] if name not in built)
+    check_configuration(config, problems, unread)
     return config
 
 
@@ -153,11 +151,7 @@ def _report_unknown(
             continue
         if head in blocks and "." in rest and rest.split(".")[0] not in names[head]:
             continue  # reported as a block that is not named
-        near = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=0.0)
-        problems.add(
-            name,
-            "is not a parameter" + (f"; the nearest valid name is '{near[0]}'" if near else ""),
-        )
+        problems.add(name, unknown_name(name, valid))
 
 
 def _assemble(
