@@ -8,7 +8,7 @@ a first pose).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -35,7 +35,7 @@ from dnls_ros.window.measurements import (
     RelativePoseMeasurement,
 )
 from dnls_ros.window.rigid import compose
-from dnls_ros.window.sensors import DifferentialPose, RelativePose, SensorModel, Twist
+from dnls_ros.window.sensors import DifferentialPose, SensorModel, Twist
 from dnls_ros.window.state import Draft
 
 PATIENCE = 10
@@ -116,7 +116,14 @@ def _at(m: LandmarkMeasurement, stamp: int) -> LandmarkMeasurement:
     """The image with the stamp of the state that it shares."""
     if m.stamp == stamp:
         return m
-    return replace(m, stamp=stamp)
+    return LandmarkMeasurement(
+        sensor=m.sensor,
+        stamp=stamp,
+        frame=m.frame,
+        sequence=m.sequence,
+        observations=m.observations,
+        intrinsics=m.intrinsics,
+    )
 
 
 def _image_factors(
@@ -185,7 +192,7 @@ def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, 
         draft.parked.append(m)
         return None
     if camera is not None and isinstance(m, LandmarkMeasurement):
-        start_extrinsic(draft, camera, m)
+        start_extrinsic(draft, camera)
         state = image_state(draft, rules, camera, m)
         return _park(draft, registry, m, _UNCONNECTED) if state is None else (state,)
     return _existing_or_new(draft, registry, rules, m)
@@ -217,9 +224,7 @@ def _guess(
         if not found:
             return None
         slot = int(np.searchsorted(draft.stamps(rules.body), found[0]))
-        model = registry.models[m.sensor]
-        motion = model.motion(m) if isinstance(model, RelativePose) else m.relative
-        return compose(draft.pose(rules.body, slot), motion)
+        return compose(draft.pose(rules.body, slot), m.relative)
     return registry.models[m.sensor].guess(m)
 
 
@@ -239,14 +244,16 @@ def _ignite(draft: Draft, registry: Registry, rules: TrackRules, m: Measurement)
     if rules.track.init.mode == "params":
         start_track(draft, rules, min(wanted_stamps(m)), pose_of_rpy(rules.track.init.pose))
         return True
-    guess = _absolute(draft, registry, m)
+    if rules.track.init.mode in ("set_pose", "tf"):
+        return False  # someone else places it
+    guess = absolute_pose(draft, registry, m)
     if guess is None:
         return False
     start_track(draft, rules, m.stamp, guess)
     return True
 
 
-def _absolute(draft: Draft, registry: Registry, m: Measurement) -> Array | None:
+def absolute_pose(draft: Draft, registry: Registry, m: Measurement) -> Array | None:
     """The pose (7,) by a measurement that may start its track; an image must be certain of it."""
     if isinstance(m, LandmarkMeasurement):
         camera = registry.cameras[m.sensor]

@@ -9,8 +9,8 @@ Owned by one thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,21 +18,51 @@ from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.lie import LieGroup
 from dnls_ros.linear import LinearSolver, choose_device, choose_solver
 from dnls_ros.optim import Solution
-from dnls_ros.window.absorb import Registry
+from dnls_ros.window.absorb import Registry, absolute_pose
 from dnls_ros.window.archive import Archive
 from dnls_ros.window.bodies import Array, Body
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.growth import TrackRules, too_late
 from dnls_ros.window.increments import Increments, Stamps
 from dnls_ros.window.ingress import Ingress, SensorCounters, Settled, Verdict
-from dnls_ros.window.landmark_init import LandmarkInitializer
+from dnls_ros.window.landmark_init import LandmarkInitializer, PendingLandmark
 from dnls_ros.window.measurements import CameraIntrinsics, Measurement, Reason, Rejection
+from dnls_ros.window.placement import with_prior, without_track
 from dnls_ros.window.registry import build_registry
 from dnls_ros.window.report import Marginals, answer, describe
 from dnls_ros.window.results import PoseAt, StepResult
 from dnls_ros.window.sensors import DifferentialPose, Twist
 from dnls_ros.window.state import Draft, State
 from dnls_ros.window.step import Step, StepRunner
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """A step that was computed and does not count yet.
+
+    Attributes:
+        done: What the step did; the draft alone if there was nothing to solve; None if it failed.
+        marginals, result: What can be said of it, if it solved.
+        pending: Landmarks that wait for a second view, after it.
+        failure: The exception that ended it.
+    """
+
+    done: Step | Draft | None
+    marginals: Marginals | None
+    result: StepResult | None
+    pending: dict[int, PendingLandmark]
+    failure: Exception | None
+
+    @property
+    def failure_text(self) -> str:
+        """Why it failed; '' if it did not."""
+        failure = self.failure
+        return "" if failure is None else f"the solve failed: {type(failure).__name__}: {failure}"
+
+    @property
+    def draft(self) -> Draft | None:
+        """The working copy at its end."""
+        return self.done.draft if isinstance(self.done, Step) else self.done
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,35 +176,79 @@ class Estimator:
             Exception: Whatever failed; the estimator is then as before, and the measurements of
                 this step are counted as SUSPECT.
         """
-        self._now = max(self._now, now)
-        measurements = self._ingress.take(now)
+        measurements = self.due(now)
         if not measurements:
             return None
-        pending = dict(self._initializer.pending)
+        attempt = self.attempt(measurements, now)
+        if attempt.failure is not None:
+            self.give_up(measurements, attempt.failure_text)
+            raise attempt.failure
+        return self.commit(attempt)
+
+    def due(self, now: int) -> list[Measurement]:
+        """Takes what is stamped at or before ``now`` [ns] out of the queue, for an `attempt`.
+
+        Each must then be settled: by `commit` of an attempt with it, or by `give_up`.
+        """
+        self._now = max(self._now, now)
+        return self._ingress.take(now)
+
+    def attempt(
+        self,
+        measurements: Sequence[Measurement],
+        now: int,
+        *,
+        state: State | None = None,
+        strict: float = 0.0,
+    ) -> Attempt:
+        """Solves without changing anything; `commit` makes it count.
+
+        Args:
+            measurements: New ones, ordered by stamp.
+            now: Time of the step [ns].
+            state: Where to start from; None: the window as it is.
+            strict: If positive, the gate probability of sensors that have no gate.
+        """
+        pending, known = dict(self._initializer.pending), self._state if state is None else state
+        runner = self._runner
+        if strict:
+            runner = replace(runner, config=_all_gated(self.config, strict))
         try:
             with torch.no_grad():
-                done = self._runner.run(self._state, measurements, now)
-                said = self._describe(done) if isinstance(done, Step) else None
+                done = runner.run(known, measurements, now)
+                said = self._describe(done) if isinstance(done, Step) else (None, None)
+            return Attempt(done, *said, self._initializer.pending, None)
         except Exception as failure:
+            return Attempt(None, None, None, pending, failure)
+        finally:
             self._initializer.pending = pending
-            for m in measurements:
-                self._ingress.settle(
-                    m, (Reason.SUSPECT, f"the solve failed: {type(failure).__name__}: {failure}")
-                )
-            raise
-        self._commit(done)
-        if said is None:
-            return None
-        self._marginals, result = said
-        self._window_id = result.window_id
-        return result
+
+    def commit(self, attempt: Attempt) -> StepResult | None:
+        """Takes over what an attempt found, and settles its measurements.
+
+        Raises:
+            DnlsError: The attempt failed: there is nothing to take over.
+        """
+        if attempt.done is None:
+            raise DnlsError(f"an attempt that failed cannot count: {attempt.failure_text}")
+        self._initializer.pending = attempt.pending
+        self._settle(attempt.done)
+        if attempt.result is not None:
+            self._marginals = attempt.marginals
+            self._window_id = attempt.result.window_id
+        return attempt.result
+
+    def give_up(self, measurements: Iterable[Measurement], text: str) -> None:
+        """Settles measurements as SUSPECT: no solve with them can be used."""
+        for m in measurements:
+            self._ingress.settle(m, (Reason.SUSPECT, text))
 
     def _describe(self, done: Step) -> tuple[Marginals, StepResult]:
         window_id = self._window_id + 1
         marginals = Marginals(done.solution, done.factorization, self._registry, window_id)
         return marginals, describe(done, marginals)
 
-    def _commit(self, done: Step | Draft) -> None:
+    def _settle(self, done: Step | Draft) -> None:
         draft = done.draft if isinstance(done, Step) else done
         self._state = draft.state
         for m, verdict in draft.verdicts:
@@ -243,14 +317,79 @@ class Estimator:
             raise DnlsError(f"no track '{track}'; there are {list(self._registry.rules)}")
         return rules
 
-    def reset(self) -> None:
+    def place(self, track: str, stamp: int, pose: Array, covariance: Array) -> None:
+        """Forgets where a track was and starts it anew with a prior; samples of motion stay.
+
+        Where it is the only track that was started, everything else in the window goes too: it
+        was seen from where the track is not.
+
+        Args:
+            track: '' is the first.
+            stamp: Of its one state [ns].
+            pose: (7,) world_T_body, a unit quaternion.
+            covariance: (6, 6) in the tangent, definite on the body's axes.
+
+        Raises:
+            DnlsError: There is no such track, or the covariance is not definite.
+        """
+        rules = self._rules(track)
+        others = self._runner.chains(self._state)
+        state = without_track(self._state, self._registry, rules, others)
+        self._state = with_prior(state, rules, stamp, pose, covariance)
+        self._initializer.pending.clear()
+        self._marginals = None
+
+    def restart(self) -> State:
+        """A state without any estimate: tracks start anew; samples of motion are kept."""
+        return State(increments=self._state.increments)
+
+    def take_over(self, state: State) -> None:
+        """Replaces the window, for a supervisor that goes back or starts anew."""
+        self._state, self._marginals = state, None
+        self._initializer.pending.clear()
+
+    def suggestion(self, m: Measurement) -> Array | None:
+        """The pose (7,) of its track by a measurement that may start it, else None."""
+        return absolute_pose(Draft(self._state, self._now), self._registry, m)
+
+    def reconfigure(self, config: EstimatorConfig) -> None:
+        """Goes on under another configuration of the same tracks and sensors.
+
+        Raises:
+            DnlsError: Tracks or sensors differ, or the configuration cannot be used; nothing has
+                changed then.
+        """
+        before = [(s.name, s.type, s.track, s.differential) for s in self.config.sensors]
+        after = [(s.name, s.type, s.track, s.differential) for s in config.sensors]
+        if before != after or [t.name for t in config.tracks] != list(self._registry.rules):
+            raise DnlsError("tracks and sensors cannot change while the estimator runs")
+        registry = build_registry(config)
+        for name, camera in self._registry.cameras.items():
+            if camera.intrinsics is not None:
+                registry.cameras[name] = registry.cameras[name].with_intrinsics(camera.intrinsics)
+        self.config, self._registry = config, registry
+        self._runner = StepRunner(config, registry, self._initializer, self.linear)
+        self._ingress.sensors = {s.name: s for s in config.sensors}
+        self._ingress.future_limit = round(config.time.stamp_future_limit * 1e9)
+
+    def reset(self, why: str = "the estimator was reset") -> None:
         """Forgets everything but the counters; what waits is rejected as PAUSED."""
-        self._ingress.clear(Reason.PAUSED, "the estimator was reset")
+        self._ingress.clear(Reason.PAUSED, why)
         cameras = dict(self._registry.cameras)
         self._start()
         for name, camera in cameras.items():
             if camera.intrinsics is not None:
                 self.set_intrinsics(name, camera.intrinsics)
+
+
+def _all_gated(config: EstimatorConfig, probability: float) -> EstimatorConfig:
+    """The same with a gate for every sensor."""
+    return config.with_sensors(
+        tuple(
+            s if s.gate_probability else replace(s, gate_probability=probability)
+            for s in config.sensors
+        )
+    )
 
 
 def _linear(

@@ -56,8 +56,7 @@ class TrackRules:
 def start_track(draft: Draft, rules: TrackRules, stamp: int, pose: Array) -> None:
     """The first state of a track, with the configured prior if it starts from parameters."""
     body, init = rules.body, rules.track.init
-    element = body.elements(pose[None])
-    draft.add_values(single(body.name, stamp, element))
+    put_first_state(draft, rules, stamp, body.elements(pose[None]))
     if init.mode == "params":
         sigma = torch.tensor(init.sigma, dtype=torch.float64)
         z = body.elements(pose_of_rpy(init.pose)[None])
@@ -65,6 +64,12 @@ def start_track(draft: Draft, rules: TrackRules, stamp: int, pose: Array) -> Non
             f"{body.name}.init",
             prior(Ref(body.name, torch.tensor([stamp])), z[None], noise=Diagonal(sigma)),
         )
+
+
+def put_first_state(draft: Draft, rules: TrackRules, stamp: int, element: LieGroup) -> None:
+    """The first state of a track at one element (1,), its twist next to unknown."""
+    body = rules.body
+    draft.add_values(single(body.name, stamp, element))
     if body.moving:
         rest = torch.zeros(1, body.dim, dtype=torch.float64)
         draft.add_values(single(body.velocity, stamp, rest))
