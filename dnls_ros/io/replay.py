@@ -161,6 +161,22 @@ class Feed:
     item: Measurement | Rejection | CameraIntrinsics
 
 
+class Watcher(Protocol):
+    """Looks on while a recording is replayed; what it raises ends the replay."""
+
+    def wait(self, seconds: float) -> object:
+        """Lets wall time pass, so that data time passes at the rate that is asked for."""
+        ...
+
+    def before(self, feed: Feed, share: float) -> object:
+        """An item is next; ``share`` of the recording (0 … 1) is behind it."""
+        ...
+
+    def after(self, session: Session, outputs: Sequence[Output]) -> object:
+        """An item, or the last tick, is done; ``outputs`` is what the session said to it."""
+        ...
+
+
 def read_feed(
     path: Path, config: EstimatorConfig, options: ReplayOptions
 ) -> tuple[list[Feed], list[str]]:
@@ -185,7 +201,7 @@ def read_feed(
             records = FaultInjector(options.faults, options.seed, _fault_targets(config)).apply(
                 records
             )
-        feeds = list(_adapted(records, config, listeners))
+        feeds = list(feeds_of(records, config))
     if not options.faults:
         order = {s.name: k for k, s in enumerate(config.sensors)}
         feeds.sort(
@@ -213,13 +229,13 @@ def _fault_targets(config: EstimatorConfig) -> dict[str, str]:
     return {name: s.topic for s in config.sensors for name in (s.name, s.topic)}
 
 
-def _adapted(
-    records: Iterable[Record], config: EstimatorConfig, listeners: Mapping[str, list[SensorConfig]]
-) -> Iterator[Feed]:
+def feeds_of(records: Iterable[Record], config: EstimatorConfig) -> Iterator[Feed]:
+    """What records are to the sensors of a configuration, in the same order."""
+    listeners = _listeners(config)
     sequence = dict.fromkeys((s.name for s in config.sensors), 0)
     calibrated: set[str] = set()
     for record in records:
-        for sensor in listeners[_bare(record.topic)]:
+        for sensor in listeners.get(_bare(record.topic), ()):
             if _bare(sensor.camera_info_topic) == _bare(record.topic) and sensor.camera_info_topic:
                 intrinsics = camera_from_info(record.message)
                 if isinstance(intrinsics, CameraIntrinsics) and sensor.name not in calibrated:
@@ -243,6 +259,7 @@ def replay(
     config: EstimatorConfig,
     options: ReplayOptions | None = None,
     on_progress: Callable[[float], object] | None = None,
+    watcher: Watcher | None = None,
 ) -> ReplayResult:
     """Replays a recording.
 
@@ -251,6 +268,7 @@ def replay(
         config: The estimator's configuration; ``deterministic`` should be set.
         options: How.
         on_progress: Called with the share done, 0 … 1.
+        watcher: Looks on.
 
     Raises:
         UnreadableInputError: The recording is unreadable, or has none of the configured topics.
@@ -260,7 +278,7 @@ def replay(
     session = Session(config, archive=chosen.full)
     calibrate_from_files(session, config)
     feeds, absent = read_feed(Path(path), config, chosen)
-    return run_feed(session, feeds, chosen, absent, on_progress)
+    return run_feed(session, feeds, chosen, absent, on_progress, watcher)
 
 
 def calibrate_from_files(session: Session, config: EstimatorConfig) -> None:
@@ -277,13 +295,16 @@ def run_feed(
     options: ReplayOptions,
     absent: Sequence[str] = (),
     on_progress: Callable[[float], object] | None = None,
+    watcher: Watcher | None = None,
 ) -> ReplayResult:
     """Drives a session through prepared items, in their order."""
-    log = _Log(session)
-    pace = _Pace(options.rate)
+    log = _Log(session, watcher)
+    pace = _Pace(options.rate, time.sleep if watcher is None else watcher.wait)
     began = time.perf_counter()
     for k, feed in enumerate(feeds):
         pace.wait(feed.stamp)
+        if watcher is not None:
+            watcher.before(feed, k / len(feeds))
         if isinstance(feed.item, CameraIntrinsics):
             session.set_intrinsics(feed.sensor, feed.item)
         else:
@@ -306,8 +327,9 @@ def run_feed(
 class _Log:
     """Sorts what a session says."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, watcher: Watcher | None) -> None:
         self._session = session
+        self._watcher = watcher
         self.steps: list[StepResult] = []
         self.events: list[Event] = []
         self.settled: list[Settled] = []
@@ -315,7 +337,10 @@ class _Log:
 
     def collect(self) -> None:
         """Takes what was said since the last call."""
-        for output in self._session.take():
+        outputs = self._session.take()
+        if self._watcher is not None:
+            self._watcher.after(self._session, outputs)
+        for output in outputs:
             if isinstance(output, Event):
                 self.events.append(output)
             elif isinstance(output, Settled):
@@ -329,8 +354,9 @@ class _Log:
 class _Pace:
     """Sleeps so that data time passes at a given rate."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, sleep: Callable[[float], object]) -> None:
         self._rate = rate
+        self._sleep = sleep
         self._start: tuple[float, int] | None = None
 
     def wait(self, stamp: int) -> None:
@@ -340,7 +366,7 @@ class _Pace:
         if self._start is None:
             self._start = time.monotonic(), stamp
         due = self._start[0] + (stamp - self._start[1]) * 1e-9 / self._rate
-        time.sleep(max(0.0, due - time.monotonic()))
+        self._sleep(max(0.0, due - time.monotonic()))
 
 
 def reasons(settled: Iterable[Settled]) -> dict[str, int]:
