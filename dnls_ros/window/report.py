@@ -16,12 +16,14 @@ from dnls_ros.window.absorb import Registry
 from dnls_ros.window.bodies import Array, Body
 from dnls_ros.window.chains import BRIDGE_SPEED
 from dnls_ros.window.growth import TrackRules
-from dnls_ros.window.query import Interpolated, extrapolate, interpolate
+from dnls_ros.window.predict import carry_ahead
+from dnls_ros.window.query import Interpolated, interpolate
 from dnls_ros.window.results import PoseAt, PoseReason, StepResult, TrackEstimate
 from dnls_ros.window.rigid import IDENTITY
-from dnls_ros.window.solve_report import solve_report
+from dnls_ros.window.solve_report import details, solve_report
 from dnls_ros.window.state import LANDMARK
 from dnls_ros.window.step import Step
+from dnls_ros.window.wanted import Wanted
 
 ROUNDING = 1e-9
 """A cost that did not change may seem to have grown by so much, relative."""
@@ -105,19 +107,25 @@ class Marginals:
         return local(self.pose(body, end - 1), self.pose(body, end)) / seconds
 
 
-def describe(done: Step, marginals: Marginals) -> StepResult:
-    """The result of a step."""
+def describe(done: Step, marginals: Marginals, wanted: Wanted | None = None) -> StepResult:
+    """The result of a step, with what is ``wanted`` beside the estimates."""
+    asked = wanted or Wanted()
     registry, solution = marginals.registry, done.solution
     tracks = {
-        name: _track(done, marginals, rules)
+        name: _track(done, marginals, rules, asked.prediction)
         for name, rules in registry.rules.items()
         if len(marginals.stamps(rules.body))
     }
     final, status = float(solution.cost[0]), solution.status[0]
     initial = float(solution.initial_cost[0])
     landmarks = solution.values.ids.get(LANDMARK)
+    stamp = max(int(t.stamps[-1]) for t in tracks.values())
+    report = solve_report(solution)
+    if asked.details:
+        sensors = registry.track_of.keys()
+        report = details(report, solution, done.factorization, sensors, stamp)
     return StepResult(
-        stamp=max(int(t.stamps[-1]) for t in tracks.values()),
+        stamp=stamp,
         now=done.draft.now,
         window_id=marginals.window_id,
         accepted=status not in (Status.NOT_FINITE, Status.SINGULAR)
@@ -133,22 +141,24 @@ def describe(done: Step, marginals: Marginals) -> StepResult:
         nis={sensor: total / dims for sensor, (total, dims) in done.nis.items()},
         notes=dict(done.draft.notes),
         seconds=dict(done.seconds),
-        report=solve_report(solution),
+        report=report,
     )
 
 
-def _track(done: Step, marginals: Marginals, rules: TrackRules) -> TrackEstimate:
-    body = rules.body
+def _track(done: Step, marginals: Marginals, rules: TrackRules, predicting: bool) -> TrackEstimate:
+    body, t = rules.body, rules.body.dim
     stamps = marginals.stamps(body)
     poses = marginals.solution.values[body.name]
     assert isinstance(poses, LieGroup)
     newest = len(stamps) - 1
-    covariance = marginals.covariance(marginals.indices(body.name, [newest])).numpy()
-    twist_covariance = None
-    if body.moving:
-        twist_covariance = body.expand(
-            marginals.covariance(marginals.indices(body.velocity, [newest])).numpy()
-        )
+    joint, twist_covariance = None, None
+    if body.moving or predicting:
+        joint = _joint_covariance(marginals, body, newest).numpy()
+        covariance = joint[:t, :t]
+    else:
+        covariance = marginals.covariance(marginals.indices(body.name, [newest])).numpy()
+    if body.moving and joint is not None:
+        twist_covariance = body.expand(joint[t:, t:])
     settled_stamps, settled_poses = _settled(done, body)
     return TrackEstimate(
         stamps=stamps.copy(),
@@ -156,6 +166,7 @@ def _track(done: Step, marginals: Marginals, rules: TrackRules) -> TrackEstimate
         covariance=body.expand(covariance),
         twist=body.expand_vector(marginals.twist(body, newest)[0].numpy()),
         twist_covariance=twist_covariance,
+        joint=joint,
         settled_stamps=settled_stamps,
         settled_poses=settled_poses,
     )
@@ -223,14 +234,11 @@ def _ahead(
 ) -> PoseAt:
     body, newest = rules.body, len(marginals.stamps(rules.body)) - 1
     twist = marginals.twist(body, newest)
-    pose, carried = extrapolate(marginals.pose(body, newest), twist, seconds)
+    start = marginals.pose(body, newest)
+    pose, carry, noise = carry_ahead(body, rules.track, start, twist, seconds)
     covariance = None
     if with_covariance:
-        by_twist = seconds * body.group.right_jacobian(twist * seconds)[0]
-        ahead = _covariance_ahead(marginals, rules, newest, torch.cat([carried, by_twist], 1))
-        growth = torch.diag(torch.tensor(rules.track.motion_sigma, dtype=torch.float64) ** 2)
-        # A velocity's random walk adds σ² t³/3 to the pose, a pose's own adds σ² t.
-        ahead = ahead + growth * (seconds**3 / 3 if body.moving else seconds)
+        ahead = carry @ _joint_covariance(marginals, body, newest) @ carry.mT + noise
         covariance = body.expand(ahead.numpy())
     return PoseAt(
         True,
@@ -245,25 +253,21 @@ def _ahead(
     )
 
 
-def _covariance_ahead(
-    marginals: Marginals, rules: TrackRules, newest: int, carry: Tensor
-) -> Tensor:
-    """Covariance (t, t) of ``carry`` (t, 2t) times the errors of the newest pose and its twist.
+def _joint_covariance(marginals: Marginals, body: Body, newest: int) -> Tensor:
+    """Covariance (2t, 2t) of the newest pose and its twist.
 
     A twist that is no variable is the difference of the last two poses; the measured motion
     between them says how uncertain it is.
     """
-    body, t = rules.body, rules.body.dim
+    t = body.dim
     pose = marginals.indices(body.name, [newest])
     if body.moving:
-        joint = marginals.covariance([*pose, *marginals.indices(body.velocity, [newest])])
-        return carry @ joint @ carry.mT
+        return marginals.covariance([*pose, *marginals.indices(body.velocity, [newest])])
     twist = torch.diag(torch.full((t,), BRIDGE_SPEED**2, dtype=torch.float64))
     if newest > 0:
         seconds = float(np.diff(marginals.stamps(body)[-2:])[0]) * 1e-9
         twist = _interval_covariance(marginals, body, (newest - 1, newest)) / seconds**2
-    by_pose, by_twist = carry.split(t, 1)
-    return by_pose @ marginals.covariance(pose) @ by_pose.mT + by_twist @ twist @ by_twist.mT
+    return torch.block_diag(marginals.covariance(pose), twist)
 
 
 def _between(marginals: Marginals, rules: TrackRules, stamp: int, with_covariance: bool) -> PoseAt:

@@ -21,6 +21,8 @@ class TrackEstimate:
         covariance: (6, 6) of the newest state, tangent (v, ω) in body axes.
         twist: (6,) of the newest state in body axes [m/s, rad/s].
         twist_covariance: (6, 6), or None if the track estimates no twist.
+        joint: (2t, 2t) of the newest pose and its twist, in the body's own axes; None where
+            neither was computed.
         settled_stamps, settled_poses: States that left the window in this step, with their last
             estimates.
     """
@@ -32,6 +34,7 @@ class TrackEstimate:
     twist_covariance: Array | None
     settled_stamps: Stamps
     settled_poses: Array
+    joint: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
