@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from dnls_ros.io.messages import adapt
 from dnls_ros.io.trajectory import Trajectory
 from dnls_ros.io.yaml_files import load_camera_calibration
 from dnls_ros.runtime.session import Session
-from dnls_ros.runtime.types import Event, Status
+from dnls_ros.runtime.types import Event, Output, Status
 from dnls_ros.window.config import EstimatorConfig, SensorConfig
 from dnls_ros.window.estimator import Estimator
 from dnls_ros.window.ingress import Settled
