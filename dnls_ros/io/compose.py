@@ -63,14 +63,17 @@ class Composer:
             pose=self.pose(pose), covariance=matrix.reshape(36)
         )
 
+    def twist(self, twist: Array) -> Any:
+        """Make a geometry_msgs/Twist of (6,) = (v, ω)."""
+        return self.find("geometry_msgs/msg/Twist")(
+            linear=self.vector(twist[:3]), angular=self.vector(twist[3:])
+        )
+
     def twist_with_covariance(self, twist: Array, covariance: Array | None) -> Any:
         """Make a geometry_msgs/TwistWithCovariance of a body twist (6,), in the same axes."""
         matrix = np.zeros((6, 6)) if covariance is None else covariance
-        value = self.find("geometry_msgs/msg/Twist")(
-            linear=self.vector(twist[:3]), angular=self.vector(twist[3:])
-        )
         return self.find("geometry_msgs/msg/TwistWithCovariance")(
-            twist=value, covariance=np.array(matrix, dtype=np.float64).reshape(36)
+            twist=self.twist(twist), covariance=np.array(matrix, dtype=np.float64).reshape(36)
         )
 
     def pose_stamped(self, stamp: int, frame: str, pose: Array) -> Any:
@@ -120,6 +123,49 @@ class Composer:
             child_frame_id=child_frame,
             pose=self.pose_with_covariance(pose, covariance),
             twist=self.twist_with_covariance(twist, twist_covariance),
+        )
+
+    def track_window(
+        self,
+        track: str,
+        frame: str,
+        child_frame: str,
+        window_id: int,
+        stamps: NDArray[np.int64],
+        poses: Array,
+        twists: Array | None = None,
+        covariances: Array | None = None,
+        flags: NDArray[np.uint8] | None = None,
+    ) -> Any:
+        """Make a dnls_ros/TrackWindow of N states, oldest first; its stamp is that of the newest.
+
+        Args:
+            track: Whose states.
+            frame: Its parent frame.
+            child_frame: Its own.
+            window_id: The solve that they are from.
+            stamps: (N,) [ns].
+            poses: (N, 7).
+            twists: (N, 6) in body axes, or None.
+            covariances: (N, 6, 6) in the tangent, or None.
+            flags: (N,) constants of the message; None = 0.
+        """
+        newest = int(stamps[-1]) if len(stamps) else 0
+        matrices = np.zeros(0)
+        if covariances is not None and len(stamps):
+            matrices = covariance_to_ros(np.asarray(covariances), poses).reshape(-1)
+        return self.find("dnls_ros/msg/TrackWindow")(
+            header=self.header(newest, frame),
+            track=track,
+            child_frame_id=child_frame,
+            window_id=window_id,
+            stamps=[self.time(int(stamp)) for stamp in stamps],
+            poses=[self.pose(pose) for pose in poses],
+            twists=[] if twists is None else [self.twist(twist) for twist in twists],
+            covariances=np.asarray(matrices, dtype=np.float64),
+            flags=np.zeros(len(stamps), np.uint8)
+            if flags is None
+            else np.asarray(flags, np.uint8),
         )
 
     def range_bearing(
