@@ -18,6 +18,7 @@ import numpy as np
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.migrate_inputs import migrate_input
+from dnls_ros.io.migrate_values import FilterValues
 from dnls_ros.io.robot_localization import STATE, Filter
 from dnls_ros.window.parameter_table import NODE
 
@@ -108,69 +109,13 @@ class Migration:
         return not any(note.kind in (Kind.LOST, Kind.OPEN) for note in self.notes)
 
 
-class _Values:
-    """A filter's values, each checked when it is taken and remembered as taken."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.left = dict(values)
-
-    def text(self, name: str, default: str) -> str:
-        """A word."""
-        return self._take(name, default, str, "text")
-
-    def truth(self, name: str, default: bool = False) -> bool:
-        """A truth value."""
-        return self._take(name, default, bool, "true or false")
-
-    def number(self, name: str, default: float) -> float:
-        """A finite number."""
-        value = self.left.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DnlsError(f"{name}: got {value!r}; expected a number")
-        if not math.isfinite(value):
-            raise DnlsError(f"{name}: got {value!r}; expected a finite number")
-        self.left.pop(name, None)
-        return float(value)
-
-    def vector(self, name: str) -> np.ndarray | None:
-        """15 numbers, or None."""
-        return self._numbers(name, (15,))
-
-    def diagonal(self, name: str) -> tuple[np.ndarray | None, bool]:
-        """The diagonal of a 15 × 15 matrix (or 15 numbers), and whether it had more than that."""
-        values = self._numbers(name, (15, 225))
-        if values is None or len(values) == 15:
-            return values, False
-        matrix = values.reshape(15, 15)
-        return np.diag(matrix), bool(np.any(matrix != np.diag(np.diag(matrix))))
-
-    def _take(self, name: str, default: Any, kind: type, words: str) -> Any:
-        value = self.left.pop(name, default)
-        if not isinstance(value, kind):
-            raise DnlsError(f"{name}: got {value!r}; expected {words}")
-        return value
-
-    def _numbers(self, name: str, lengths: tuple[int, ...]) -> np.ndarray | None:
-        if name not in self.left:
-            return None
-        value = self.left.pop(name)
-        try:
-            numbers = np.array(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            numbers = np.array([math.nan])
-        if numbers.ndim != 1 or not np.isfinite(numbers).all() or len(numbers) not in lengths:
-            wanted = " or ".join(map(str, lengths))
-            raise DnlsError(f"{name}: got {value!r}; expected {wanted} finite numbers")
-        return numbers
-
-
 def migrate(one: Filter) -> Migration:
     """The estimator's parameters for a filter.
 
     Raises:
         DnlsError: A value of the filter is not of its type.
     """
-    done, values = Migration(frozenset(one.values)), _Values(one.values)
+    done, values = Migration(frozenset(one.values)), FilterValues(one.values)
     planar = values.truth("two_d_mode")
     done.set("tracks", [TRACK])
     done.set("sensors", [])
@@ -196,7 +141,7 @@ def migrate(one: Filter) -> Migration:
     return done
 
 
-def _frames(done: Migration, values: _Values) -> None:
+def _frames(done: Migration, values: FilterValues) -> None:
     """Frames of REP-105; the filter estimates base_link in its world frame."""
     odom = values.text("odom_frame", "odom")
     base = values.text("base_link_frame", "base_link")
@@ -216,7 +161,7 @@ def _frames(done: Migration, values: _Values) -> None:
         done.set("use_sim_time", values.truth("use_sim_time"), "use_sim_time")
 
 
-def _rates(done: Migration, values: _Values) -> None:
+def _rates(done: Migration, values: FilterValues) -> None:
     """How often, and how far ahead."""
     given = "frequency" in values.left
     frequency = values.number("frequency", 30.0)
@@ -244,7 +189,7 @@ def _rates(done: Migration, values: _Values) -> None:
             done.note(Kind.CHANGED, "sensor_timeout", text)
 
 
-def _lag(done: Migration, values: _Values) -> None:
+def _lag(done: Migration, values: FilterValues) -> None:
     """Late data and jumps of the clock."""
     smooth = values.truth("smooth_lagged_data")
     history = values.number("history_length", 0.0)
@@ -270,7 +215,7 @@ def _lag(done: Migration, values: _Values) -> None:
         done.note(Kind.CHANGED, "disabled_at_startup", text)
 
 
-def _tf(done: Migration, values: _Values) -> None:
+def _tf(done: Migration, values: FilterValues) -> None:
     """What is broadcast and waited for."""
     done.set("publish.tf", values.truth("publish_tf", True), "publish_tf")
     offset = values.number("transform_time_offset", 0.0)
@@ -283,7 +228,7 @@ def _tf(done: Migration, values: _Values) -> None:
         done.set("tf.timeout", min(timeout, 10.0), "transform_timeout")
 
 
-def _motion(done: Migration, values: _Values, planar: bool) -> None:
+def _motion(done: Migration, values: FilterValues, planar: bool) -> None:
     """The noise of the constant-velocity model: the filter's, of its velocities."""
     diagonal, coupled = values.diagonal("process_noise_covariance")
     density = np.array(DEFAULT_PROCESS_NOISE) if diagonal is None else diagonal[:12]
@@ -302,7 +247,7 @@ def _motion(done: Migration, values: _Values, planar: bool) -> None:
 
 
 def _start(
-    done: Migration, values: _Values, planar: bool, sensors: Mapping[str, Mapping[str, Any]]
+    done: Migration, values: FilterValues, planar: bool, sensors: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Where the first pose comes from: the filter's initial state, or a sensor of whole poses."""
     state = values.vector("initial_state")
@@ -340,7 +285,7 @@ def _absolute_axes(sensors: Mapping[str, Mapping[str, Any]]) -> list[set[str]]:
     ]
 
 
-def _rest(done: Migration, values: _Values) -> None:
+def _rest(done: Migration, values: FilterValues) -> None:
     """What is left has no equivalent, or is no parameter of robot_localization."""
     for name, value in values.left.items():
         if name in SILENT:
