@@ -8,7 +8,7 @@ a first pose).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -26,6 +26,7 @@ from dnls_ros.window.growth import (
     wanted_stamps,
 )
 from dnls_ros.window.images import Camera, image_state, observe, start_extrinsic
+from dnls_ros.window.imu import Imu
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.measurements import (
@@ -35,11 +36,13 @@ from dnls_ros.window.measurements import (
     RelativePoseMeasurement,
 )
 from dnls_ros.window.rigid import compose
-from dnls_ros.window.sensors import DifferentialPose, SensorModel, Twist
+from dnls_ros.window.sensors import DifferentialPose, RelativePose, SensorModel, Twist
 from dnls_ros.window.state import Draft
 
 PATIENCE = 10
 """So many windows later an image still helps to place a body: the estimate hardly drifts."""
+MOTION_MODELS = (DifferentialPose, Twist, Imu)
+"""What may have a buffer of samples."""
 _UNCONNECTED = Reason.NO_PAIR, "nothing connects it to the window"
 
 
@@ -116,14 +119,7 @@ def _at(m: LandmarkMeasurement, stamp: int) -> LandmarkMeasurement:
     """The image with the stamp of the state that it shares."""
     if m.stamp == stamp:
         return m
-    return LandmarkMeasurement(
-        sensor=m.sensor,
-        stamp=stamp,
-        frame=m.frame,
-        sequence=m.sequence,
-        observations=m.observations,
-        intrinsics=m.intrinsics,
-    )
+    return replace(m, stamp=stamp)
 
 
 def _image_factors(
@@ -142,8 +138,9 @@ def _image_factors(
 def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
     """A sample of motion enters its buffer before any state is made; false if it is settled."""
     model = registry.models.get(m.sensor)
-    if not isinstance(model, DifferentialPose | Twist) or m.sensor not in draft.state.increments:
+    if m.sensor not in draft.state.increments:
         return True
+    assert isinstance(model, MOTION_MODELS)
     rules = registry.rules_of(m.sensor)
     if len(draft.stamps(rules.body)):
         late = too_late(draft, rules, m)
@@ -151,6 +148,8 @@ def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
             draft.verdicts.append((m, late))
             return False
     if m.stamp in draft.state.increments[m.sensor].stamps:
+        if isinstance(model, Imu):
+            return True  # taken before; its orientation waited
         _settle(draft, m, (Reason.DUPLICATE, f"a sample stamped {m.stamp} ns is in the window"))
         return False
     buffer = model.insert(draft.state.increments[m.sensor], m)
@@ -187,12 +186,16 @@ def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, 
     late = too_late(draft, rules, m)
     if late is not None:
         return _settle(draft, m, late)
+    model, samples = registry.models.get(m.sensor), draft.state.increments.get(m.sensor)
+    if isinstance(model, Imu) and not model.needs_state(samples, m):
+        return _settle(draft, m, None)
     young = draft.now - m.stamp <= registry.lag
-    if m.sensor not in draft.state.increments and young and must_wait(draft, rules, m.stamp):
+    makes_motion = samples is not None and not isinstance(model, Imu)
+    if not makes_motion and young and must_wait(draft, rules, m.stamp):
         draft.parked.append(m)
         return None
     if camera is not None and isinstance(m, LandmarkMeasurement):
-        start_extrinsic(draft, camera)
+        start_extrinsic(draft, camera, m)
         state = image_state(draft, rules, camera, m)
         return _park(draft, registry, m, _UNCONNECTED) if state is None else (state,)
     return _existing_or_new(draft, registry, rules, m)
@@ -224,7 +227,9 @@ def _guess(
         if not found:
             return None
         slot = int(np.searchsorted(draft.stamps(rules.body), found[0]))
-        return compose(draft.pose(rules.body, slot), m.relative)
+        model = registry.models[m.sensor]
+        motion = model.motion(m) if isinstance(model, RelativePose) else m.relative
+        return compose(draft.pose(rules.body, slot), motion)
     return registry.models[m.sensor].guess(m)
 
 

@@ -1,8 +1,8 @@
 """Sensors of the user's own: one class, named by the parameter ``cost: pkg.module:Class``.
 
 The class says which messages it reads, turns one into a measurement, and a measurement into
-factors. `load_custom` imports it once and refuses what is not such a class; `CustomModel` keeps its
-mistakes from harming the rest: an exception rejects one measurement, not the solve.
+factors. `load_custom` imports it once and refuses what is not such a class; `CustomModel` keeps
+its mistakes from harming the rest: an exception rejects one measurement, not the solve.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.lie import LieGroup
 from dnls_ros.linear import LinearSolver, choose_device, choose_solver
 from dnls_ros.optim import Solution
-from dnls_ros.window.absorb import Registry, absolute_pose
+from dnls_ros.window.absorb import MOTION_MODELS, Registry, absolute_pose
 from dnls_ros.window.archive import Archive
 from dnls_ros.window.bodies import Array, Body
 from dnls_ros.window.config import EstimatorConfig
@@ -31,7 +31,6 @@ from dnls_ros.window.placement import with_prior, without_track
 from dnls_ros.window.registry import build_registry
 from dnls_ros.window.report import Marginals, answer, describe
 from dnls_ros.window.results import PoseAt, StepResult
-from dnls_ros.window.sensors import DifferentialPose, Twist
 from dnls_ros.window.state import Draft, State
 from dnls_ros.window.step import Step, StepRunner
 
@@ -117,7 +116,7 @@ class Estimator:
         for rules in self._registry.rules.values():
             for name in rules.chain:
                 model = self._registry.models[name]
-                assert isinstance(model, DifferentialPose | Twist)
+                assert isinstance(model, MOTION_MODELS)
                 increments[name] = model.empty()
         return State(increments=increments)
 

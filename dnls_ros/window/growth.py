@@ -8,7 +8,7 @@ window is too late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,11 +91,8 @@ def find_state(draft: Draft, rules: TrackRules, stamp: int) -> int | None:
 
 def must_wait(draft: Draft, rules: TrackRules, stamp: int) -> bool:
     """Whether the track's odometry has not reached a stamp yet and can still be expected to."""
-    newest = [
-        int(s.stamps[-1])
-        for name in rules.chain
-        if len((s := draft.state.increments[name]).stamps)
-    ]
+    samples = [draft.state.increments[name] for name in rules.chain]
+    newest = [int(s.stamps[-1]) for s in samples if s.complete and len(s.stamps)]
     if not newest:
         return False
     return max(newest) < stamp and draft.now - max(newest) <= rules.max_gap
@@ -176,25 +173,31 @@ def predict(draft: Draft, rules: TrackRules, stamp: int) -> LieGroup | None:
         return retract(
             here, velocity[0, anchor : anchor + 1] * ((stamp - int(stamps[anchor])) * 1e-9)
         )
-    return here
+    turned = _moved(draft, rules, stamp, complete=False)
+    return here if turned is None else turned
 
 
 def measured(draft: Draft, rules: TrackRules, stamp: int) -> LieGroup | None:
     """Where the body is at ``stamp`` by odometry, one element (1,); None where there was none."""
+    return _moved(draft, rules, stamp, complete=True)
+
+
+def _moved(draft: Draft, rules: TrackRules, stamp: int, complete: bool) -> LieGroup | None:
+    """The state before ``stamp``, moved by what measures the whole motion, or its turn only."""
     stamps = draft.stamps(rules.body)
     anchor = max(int(np.searchsorted(stamps, stamp)) - 1, 0)
     poses = draft.state.values[rules.body.name]
     assert isinstance(poses, LieGroup)
-    moved = _measured_motion(draft.state.increments, rules, int(stamps[anchor]), stamp)
+    samples = [s for n in rules.chain if (s := draft.state.increments[n]).complete is complete]
+    moved = _measured_motion(samples, rules, int(stamps[anchor]), stamp)
     return None if moved is None else poses[0, anchor : anchor + 1] @ moved
 
 
 def _measured_motion(
-    increments: Mapping[str, Increments], rules: TrackRules, start: int, end: int
+    increments: Sequence[Increments], rules: TrackRules, start: int, end: int
 ) -> LieGroup | None:
     low, high = np.array([min(start, end)]), np.array([max(start, end)])
-    for name in rules.chain:
-        samples = increments[name]
+    for samples in increments:
         if samples.covered(low, high, rules.max_gap)[0]:
             motion = samples.motion(low, high)
             return motion if start <= end else motion.inverse()

@@ -279,7 +279,8 @@ def resolve_sensor(
         )
         return None
     possible = [a for a in AXES_OF[v["type"]] if not track.planar or a in PLANAR_AXES]
-    axes = v["axes"] or tuple(a for a in possible if _is_default_axis(v["type"], a))
+    turns = v["type"] == "imu" and v["differential"]
+    axes = v["axes"] or tuple(a for a in possible if _is_default_axis(v["type"], a, turns))
     for axis in (a for a in v["axes"] if a not in possible):
         text = f"'{axis}' is not an axis of a {v['type']} sensor on an {track.manifold} track"
         problems.add(f"{block.prefix}axes", f"{text}; expected a subset of {possible}")
@@ -313,10 +314,12 @@ def noise_width(kind: str, axes: tuple[str, ...], sigma: tuple[float, ...]) -> i
     return len(axes) if axes or kind != "custom" else len(sigma)
 
 
-def _is_default_axis(kind: str, axis: str) -> bool:
-    """Whether a sensor that names no axes measures this one."""
+def _is_default_axis(kind: str, axis: str, turns: bool) -> bool:
+    """Whether a sensor that names no axes measures this one; ``turns``: a differential imu."""
     if kind == "custom":
         return False
+    if turns:
+        return axis in POSE_AXES
     if kind == "imu":
         return axis != "yaw"
     return kind != "odometry" or axis in POSE_AXES

@@ -6,11 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
+from dnls_ros.errors import DnlsError
 from dnls_ros.window.config import POSE_TYPES, EstimatorConfig, SensorConfig, TrackConfig
+from dnls_ros.window.custom import load_custom
 from dnls_ros.window.parameter_blocks import NOISELESS, Problems, attribute, noise_width
+from dnls_ros.window.parameter_table import TWIST_AXES
 
 OUTPUTS = ("odometry/filtered", "odometry/predicted", "pose", "path")
-DIFFERENTIAL_TYPES = ("pose", "pose_stamped", "odometry")
+DIFFERENTIAL_TYPES = (*POSE_TYPES, "imu")
 ABOUT_TYPE: Mapping[str, tuple[str, ...]] = {
     "target_frame": POSE_TYPES,
     "cost": ("custom",),
@@ -176,8 +179,20 @@ def _check_type(sensor: SensorConfig, problems: Problems) -> None:
             problems.add(f"{where}.target_frame", text)
     elif not sensor.topic:
         problems.add(f"{where}.topic", f"is required for type '{sensor.type}': what is read")
-    if sensor.type == "custom" and not sensor.cost:
-        problems.add(f"{where}.cost", "is required for type 'custom': a class as pkg.module:Class")
+    if sensor.type == "custom":
+        _check_cost(sensor, problems)
+
+
+def _check_cost(sensor: SensorConfig, problems: Problems) -> None:
+    """The class of a custom sensor can be loaded."""
+    where = f"sensor.{sensor.name}.cost"
+    if not sensor.cost:
+        problems.add(where, "is required for type 'custom': a class as pkg.module:Class")
+        return
+    try:
+        load_custom(sensor.cost)
+    except DnlsError as error:
+        problems.add(where, str(error))
 
 
 def _check_use(sensor: SensorConfig, track: TrackConfig, problems: Problems) -> None:
@@ -192,21 +207,28 @@ def _check_use(sensor: SensorConfig, track: TrackConfig, problems: Problems) -> 
     if sensor.differential and sensor.type not in DIFFERENTIAL_TYPES:
         problems.add(
             f"{where}.differential",
-            f"does not apply to type '{sensor.type}'; only to pose and odometry",
+            f"does not apply to type '{sensor.type}'; only to poses, odometry and imu",
         )
-    if sensor.differential and sensor.type == "pose" and sensor.covariance != "fixed":
+    if sensor.differential and sensor.type in ("pose", "imu") and sensor.covariance != "fixed":
         text = "a pose's covariance is not that of the motion: set 'fixed' and sigma per √s"
         problems.add(f"{where}.covariance", f"got '{sensor.covariance}'; {text}")
+    rates = [axis for axis in sensor.axes if axis in TWIST_AXES]
+    if sensor.differential and sensor.type == "imu" and rates:
+        text = "its gyro and the turns of its orientation are the same motion twice: name one kind"
+        problems.add(f"{where}.axes", f"got {rates} of a differential imu; {text}")
     if track.planar and _measures_motion(sensor) and _is_tilted(sensor):
         text = "its x y yaw must be the plane's: mount a sensor of motion level, or use se3"
         problems.add(f"{where}.extrinsic", f"rolls or pitches a sensor of an se2 track; {text}")
-    if sensor.ignition and sensor.type != "landmarks" and not sensor.measures_pose(track):
+    says_where = sensor.type in ("landmarks", "custom") or sensor.measures_pose(track)
+    if sensor.ignition and not says_where:
         text = "a sensor that starts a track measures its whole pose absolutely; this one does not"
         problems.add(f"{where}.ignition", text)
 
 
 def _measures_motion(sensor: SensorConfig) -> bool:
     """Whether the axes of the sensor's noise are its own, not those of the world."""
+    if sensor.type == "imu":  # its axes are those of the body
+        return False
     return sensor.differential or sensor.type in ("twist", "relative_pose")
 
 

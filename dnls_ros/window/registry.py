@@ -6,8 +6,10 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.window.absorb import Registry
 from dnls_ros.window.bodies import Body
 from dnls_ros.window.config import EstimatorConfig, SensorConfig
+from dnls_ros.window.custom import CustomModel
 from dnls_ros.window.growth import TrackRules
 from dnls_ros.window.images import Camera
+from dnls_ros.window.imu import Imu
 from dnls_ros.window.landmark_file import read_landmark_map
 from dnls_ros.window.landmark_map import LandmarkMap
 from dnls_ros.window.sensors import (
@@ -24,7 +26,8 @@ def build_registry(config: EstimatorConfig) -> Registry:
     """All tracks and sensors of a configuration.
 
     Raises:
-        DnlsError: Cameras with different map files, or a map file that cannot be read.
+        DnlsError: Cameras with different map files, a map file that cannot be read, or a custom
+            sensor that cannot be made.
     """
     bodies = {t.name: Body.of(t) for t in config.tracks}
     enabled = [s for s in config.sensors if s.enabled]
@@ -46,19 +49,27 @@ def build_registry(config: EstimatorConfig) -> Registry:
         for s in config.sensors
         if s.type == "landmarks"
     }
-    models = {s.name: _model(s, bodies[s.track]) for s in config.sensors if s.type != "landmarks"}
+    models = {
+        s.name: _model(s, bodies[s.track], config) for s in config.sensors if s.type != "landmarks"
+    }
     lag = round(config.window.duration * 1e9)
     return Registry(rules, {s.name: s.track for s in config.sensors}, models, cameras, lag)
 
 
 def _measures_motion(sensor: SensorConfig, body: Body) -> bool:
     """Whether a sensor's samples make the factors between states."""
-    if sensor.type in ("odometry", "pose", "pose_stamped"):
-        return sensor.differential
-    return sensor.type == "twist" and not body.moving
+    if sensor.type == "imu":
+        return Imu(sensor, body, 0, False).integrates
+    return sensor.differential or (sensor.type == "twist" and not body.moving)
 
 
-def _model(sensor: SensorConfig, body: Body) -> SensorModel:
+def _model(sensor: SensorConfig, body: Body, config: EstimatorConfig) -> SensorModel:
+    if sensor.type == "custom":
+        return CustomModel.of(sensor, body)
+    if sensor.type == "imu":
+        others = [s for s in config.sensors if s.track == sensor.track and s.enabled]
+        alone = all(s.type == "imu" for s in others)
+        return Imu(sensor, body, round(1e9 / config.solver.rate), alone)
     if sensor.type == "twist":
         return Twist(sensor, body)
     if sensor.type == "relative_pose":
