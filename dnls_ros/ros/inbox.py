@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dnls_ros.runtime.transforms import Transforms
+
 if TYPE_CHECKING:
     from dnls_ros.runtime.session import Session
-    from dnls_ros.runtime.transforms import StampedTransform
 
 CAPACITY = 1000
 
@@ -48,14 +49,6 @@ class CameraInfo:
 
 
 @dataclass(frozen=True, eq=False)
-class Transforms:
-    """Transforms from a tf topic; no measurement, so they are not counted."""
-
-    transforms: tuple[StampedTransform, ...]
-    static: bool
-
-
-@dataclass(frozen=True, eq=False)
 class Ask:
     """A question or a command: ``function`` is called with the session between two solves.
 
@@ -67,6 +60,7 @@ class Ask:
 
 
 Uncounted = CameraInfo | Transforms
+"""What is no measurement."""
 Work = Arrival | Dropped | Uncounted | Ask
 
 

@@ -51,6 +51,14 @@ class StampedTransform:
 
 
 @dataclass(frozen=True, eq=False)
+class Transforms:
+    """What one message of a tf topic says; ``static`` if the topic is tf_static."""
+
+    transforms: tuple[StampedTransform, ...]
+    static: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Found:
     """A transform: target_T_source (7,), and whether it holds at all times."""
 
@@ -272,7 +280,7 @@ class TransformBuffer:
 
     def _put(self, one: StampedTransform, static: bool) -> str | None:
         parent, child = bare(one.parent), bare(one.child)
-        refusal = _defect(parent, child, one, static) or self._loop(parent, child)
+        refusal = defect(parent, child, one, static) or self._loop(parent, child)
         if refusal is None:
             pose = np.array(one.pose, dtype=np.float64)
             pose[3:] /= np.linalg.norm(pose[3:])
@@ -317,8 +325,8 @@ def interpolate(start: Array, end: Array, share: float) -> Array:
     return out
 
 
-def _defect(parent: str, child: str, one: StampedTransform, static: bool) -> str | None:
-    """What is wrong with a transform by itself."""
+def defect(parent: str, child: str, one: StampedTransform, static: bool) -> str | None:
+    """What is wrong with a transform by itself; its frames are given without slash."""
     if not parent or not child:
         return "both frames must have a name"
     if parent == child:
