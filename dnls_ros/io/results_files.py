@@ -157,7 +157,10 @@ def _status(summary: ReplaySummary, hashes: Mapping[str, str]) -> dict[str, Any]
     return {
         "version": __version__,
         "config_hash": config_hash(result.estimator.config),
-        "tracks": {name: _track_status(track) for name, track in summary.tracks.items()},
+        "tracks": {
+            name: _track_status(track, result.estimator.config.track(name))
+            for name, track in summary.tracks.items()
+        },
         "sensors": _sensors(result),
         "waiting": sum(c.waiting for c in result.estimator.counters.values()),
         "reasons": reasons(result.settled),
@@ -176,8 +179,8 @@ def _status(summary: ReplaySummary, hashes: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _track_status(track: TrackResult) -> dict[str, Any]:
-    """Counts and times of a track; the states of a track that never started have no stamps."""
+def _track_status(track: TrackResult, config: TrackConfig) -> dict[str, Any]:
+    """Counts, times and frames of a track; one that never started has no stamps."""
     stamps = track.smoothed.stamps
     return {
         "states": len(stamps),
@@ -185,6 +188,8 @@ def _track_status(track: TrackResult) -> dict[str, Any]:
         "first_stamp_ns": int(stamps[0]) if len(stamps) else None,
         "last_stamp_ns": int(stamps[-1]) if len(stamps) else None,
         "coverage": track.coverage,
+        "parent_frame": config.parent_frame,
+        "child_frame": config.child_frame,
     }
 
 
