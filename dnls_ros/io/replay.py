@@ -22,7 +22,7 @@ from dnls_ros.errors import UnreadableInputError
 from dnls_ros.io.bag import BagReader, Record
 from dnls_ros.io.cameras import camera_from_info
 from dnls_ros.io.faults import Fault, FaultInjector
-from dnls_ros.io.messages import adapt
+from dnls_ros.io.messages import adapt_for
 from dnls_ros.io.trajectory import Trajectory
 from dnls_ros.io.yaml_files import load_camera_calibration
 from dnls_ros.runtime.session import Session
@@ -243,7 +243,7 @@ def feeds_of(records: Iterable[Record], config: EstimatorConfig) -> Iterator[Fee
                     calibrated.add(sensor.name)
                     yield Feed(0, record.receive_stamp, sensor.name, intrinsics)
                 continue
-            item = adapt(sensor.name, record.type, record.message, sequence[sensor.name])
+            item = adapt_for(sensor, record.type, record.message, sequence[sensor.name])
             sequence[sensor.name] += 1
             if sensor.stamp_source == "arrival" and isinstance(item, Measurement):
                 item = replace(item, stamp=record.receive_stamp)

@@ -16,7 +16,7 @@ from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dnls_ros.io.cameras import camera_from_info
-from dnls_ros.io.messages import adapt
+from dnls_ros.io.messages import adapt_for
 from dnls_ros.io.replay import calibrate_from_files
 from dnls_ros.ros.inbox import Arrival, Ask, CameraInfo, Dropped, Inbox, Work
 from dnls_ros.runtime.types import Event, Level, Output, SensorHealth, Status
@@ -194,12 +194,12 @@ class SolverThread:
 
     def _translate(self, arrival: Arrival) -> Measurement | Rejection:
         """The message as a measurement, stamped with its arrival where that is asked for."""
-        sensor = arrival.sensor
-        sequence, self._sequence[sensor] = self._sequence[sensor], self._sequence[sensor] + 1
-        measurement = adapt(sensor, arrival.type_name, arrival.message, sequence)
+        name, sensor = arrival.sensor, self._config.sensor(arrival.sensor)
+        sequence, self._sequence[name] = self._sequence[name], self._sequence[name] + 1
+        measurement = adapt_for(sensor, arrival.type_name, arrival.message, sequence)
         if isinstance(measurement, Rejection):
             return measurement
-        if self._config.sensor(sensor).stamp_source == "arrival":
+        if sensor.stamp_source == "arrival":
             return replace(measurement, stamp=arrival.stamp)
         return measurement
 

@@ -19,7 +19,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
 from dnls_ros.errors import DnlsError, UnavailableError
-from dnls_ros.io.messages import types_for
+from dnls_ros.io.messages import types_of
 from dnls_ros.ros.inbox import Arrival, CameraInfo, Inbox
 from dnls_ros.ros.types import is_available, message_class
 from dnls_ros.window.config import EstimatorConfig, SensorConfig
@@ -48,7 +48,8 @@ class Subscriptions:
         self._undecided: dict[SensorConfig, tuple[str, ...]] = {}
         self._decided: dict[SensorConfig, tuple[str, ...]] = {}
         for sensor in config.sensors:
-            self._begin(sensor)
+            if sensor.topic:  # a tf_pose has none
+                self._begin(sensor)
         self._timer = node.create_timer(
             GRAPH_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
@@ -61,7 +62,7 @@ class Subscriptions:
 
     def _begin(self, sensor: SensorConfig) -> None:
         """Subscribes a sensor whose type is certain, and its camera."""
-        known = types_for(sensor.type)
+        known = types_of(sensor)
         types = tuple(name for name in known if is_available(name))
         if not types:
             raise UnavailableError(
@@ -133,7 +134,7 @@ class Subscriptions:
 
 def check_own_topics(node: Node, config: EstimatorConfig, outputs: list[str]) -> None:
     """Refuses a sensor whose topic, after namespaces and remapping, is one that we publish."""
-    for sensor in config.sensors:
+    for sensor in (s for s in config.sensors if s.topic):
         topic = node.resolve_topic_name(sensor.topic)
         if topic in outputs:
             raise DnlsError(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar, Protocol, TypedDict, cast
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def load_custom(cost: str) -> type[CustomSensor]:
     lacking = _lacking(found)
     if lacking:
         raise DnlsError(f"got '{cost}'; the class {'; '.join(lacking)}; see window/custom.py")
-    return found
+    return cast(type[CustomSensor], found)
 
 
 def _lacking(found: type) -> list[str]:
@@ -194,7 +194,7 @@ class CustomModel:
         except Exception as error:  # a foreign class may raise anything
             text = f"{self.config.cost}.factors raised {type(error).__name__}: {error}"
             return Reason.MODEL_FAILED, text
-        if _is_verdict(made):
+        if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Reason):
             return made
         if not isinstance(made, Mapping) or not all(
             isinstance(group, FactorGroup) for group in made.values()
@@ -207,7 +207,3 @@ class CustomModel:
         """A name that no other sensor's groups have."""
         own = self.config.name
         return name if name == own or name.startswith(f"{own}.") else f"{own}.{name}"
-
-
-def _is_verdict(made: object) -> bool:
-    return isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Reason)
