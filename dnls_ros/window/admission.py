@@ -20,6 +20,7 @@ from dnls_ros.optim import Assembly
 from dnls_ros.problem import FactorGroup, Problem, Structure, Values
 from dnls_ros.window.absorb import NewFactors
 from dnls_ros.window.config import EstimatorConfig
+from dnls_ros.window.explain import note_tests
 from dnls_ros.window.gating import Innovation, innovation
 from dnls_ros.window.measurements import Reason
 from dnls_ros.window.state import Draft, GateState, State
@@ -91,6 +92,7 @@ def admit(
     if not gated:
         return {}
     prediction = _predict(draft, linear, problem, corrected=bool(plain))
+    draft.predicted = prediction.values
     outcome = _Outcome()
     for new in gated:
         _test(draft, new, prediction, config, outcome)
@@ -131,8 +133,10 @@ def _test(
         tested = innovation(
             new.group, prediction.values, prediction.structure, prediction.factorization
         )
-        keep = tested.passes(config.sensor(new.sensor).gate_probability)
+        probability = config.sensor(new.sensor).gate_probability
+        keep = tested.passes(probability)
         outcome.count(new.sensor, tested)
+        note_tests(draft, new, tested, keep, probability)
     outcome.passed[new.sensor] |= bool(keep.any())
     group = new.group
     if not bool(keep.all()) and _reopened(draft, new.sensor, config):

@@ -22,6 +22,7 @@ from dnls_ros.window.absorb import MOTION_MODELS, Registry, absolute_pose
 from dnls_ros.window.archive import Archive
 from dnls_ros.window.bodies import Array, Body
 from dnls_ros.window.config import EstimatorConfig
+from dnls_ros.window.explain import explain
 from dnls_ros.window.growth import TrackRules, too_late
 from dnls_ros.window.increments import Increments, Stamps
 from dnls_ros.window.ingress import Ingress, SensorCounters, Settled, Verdict
@@ -33,6 +34,7 @@ from dnls_ros.window.report import Marginals, answer, describe
 from dnls_ros.window.results import PoseAt, StepResult
 from dnls_ros.window.state import Draft, State
 from dnls_ros.window.step import Step, StepRunner
+from dnls_ros.window.wanted import Wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,7 @@ class Estimator:
         self, config: EstimatorConfig, *, linear: LinearSolver | None = None, archive: bool = False
     ) -> None:
         self.config = config
+        self.wanted = Wanted()
         self.linear, self.choices = _linear(config, linear)
         self._keep = archive
         self._start()
@@ -245,13 +248,14 @@ class Estimator:
     def _describe(self, done: Step) -> tuple[Marginals, StepResult]:
         window_id = self._window_id + 1
         marginals = Marginals(done.solution, done.factorization, self._registry, window_id)
-        return marginals, describe(done, marginals)
+        explain(done.draft, done.solution.values, self._registry, self.wanted)
+        return marginals, describe(done, marginals, self.wanted)
 
     def _settle(self, done: Step | Draft) -> None:
         draft = done.draft if isinstance(done, Step) else done
         self._state = draft.state
         for m, verdict in draft.verdicts:
-            self._ingress.settle(m, verdict)
+            self._ingress.settle(m, verdict, draft.evidence.get(id(m)))
         self._ingress.put_back(draft.parked)
         if self._archive is None:
             return

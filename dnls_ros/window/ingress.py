@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from dnls_ros.window.config import EstimatorConfig, SensorConfig
 from dnls_ros.window.content import check_content
 from dnls_ros.window.custom import expected_type
+from dnls_ros.window.evidence import NAN, Evidence
 from dnls_ros.window.measurements import (
     Measurement,
     Reason,
@@ -56,6 +57,9 @@ class Settled:
         sensor, sequence, stamp: Which measurement.
         reason: ACCEPTED, or why not.
         text: A sentence, empty if accepted.
+        frame: ``header.frame_id`` as received; '' if the message was no measurement.
+        latency: Clock at arrival minus stamp [s]; NaN if unknown.
+        evidence: Why, in numbers, where there are any.
     """
 
     sensor: str
@@ -63,6 +67,9 @@ class Settled:
     stamp: int
     reason: Reason
     text: str
+    frame: str = ""
+    latency: float = NAN
+    evidence: Evidence | None = None
 
 
 @dataclass(order=True)
@@ -95,6 +102,7 @@ class Ingress:
         self._seen = {s.name: _Recent(REMEMBERED_STAMPS) for s in config.sensors}
         self._last_used = dict.fromkeys(self.sensors, -(1 << 62))
         self._sequence = dict.fromkeys(self.sensors, 0)
+        self._latency: dict[int, float] = {}  # of what is not settled, by its identity
 
     def feed(self, item: Measurement | Rejection, now: int | None) -> Reason | None:
         """Takes one measurement in: None if it waits for a solve, else why it is rejected.
@@ -113,6 +121,8 @@ class Ingress:
         sensor = self.sensors[item.sensor]
         if sensor.stamp_offset:
             item = replace(item, stamp=item.stamp + round(sensor.stamp_offset * 1e9))
+        if now is not None:
+            self._latency[id(item)] = (now - item.stamp) * 1e-9
         verdict = self._check(sensor, item, now)
         if verdict is not None:
             return self._reject(item, verdict)
@@ -122,17 +132,34 @@ class Ingress:
         bisect.insort(self._queue, _Queued((item.stamp, self.order[item.sensor], sequence), item))
         return None
 
-    def _reject(self, item: Measurement | Rejection, verdict: Verdict) -> Reason:
+    def _reject(
+        self,
+        item: Measurement | Rejection,
+        verdict: Verdict,
+        evidence: Evidence | None = None,
+    ) -> Reason:
         reason, text = verdict
         counters = self.counters[item.sensor]
         counters.rejected[reason] = counters.rejected.get(reason, 0) + 1
         counters.last_problem = f"{reason.name}: {text}"
-        self._note(item, reason, text)
+        self._note(item, reason, text, evidence)
         return reason
 
-    def _note(self, item: Measurement | Rejection, reason: Reason, text: str) -> None:
-        sequence = item.sequence if isinstance(item, Measurement) else -1
-        self._log.append(Settled(item.sensor, sequence, item.stamp, reason, text))
+    def _note(
+        self,
+        item: Measurement | Rejection,
+        reason: Reason,
+        text: str,
+        evidence: Evidence | None,
+    ) -> None:
+        sequence, frame = (
+            (item.sequence, item.frame) if isinstance(item, Measurement) else (-1, "")
+        )
+        latency = self._latency.pop(id(item), NAN)
+        settled = Settled(
+            item.sensor, sequence, item.stamp, reason, text, frame, latency, evidence
+        )
+        self._log.append(settled)
 
     def drain(self) -> list[Settled]:
         """What was settled since the last call, in order."""
@@ -152,15 +179,20 @@ class Ingress:
             key = (m.stamp, self.order[m.sensor], index - (1 << 40))
             bisect.insort(self._queue, _Queued(key, m))
 
-    def settle(self, measurement: Measurement, verdict: Verdict | None) -> None:
+    def settle(
+        self,
+        measurement: Measurement,
+        verdict: Verdict | None,
+        evidence: Evidence | None = None,
+    ) -> None:
         """Ends the waiting of one measurement: accepted (None) or rejected."""
         counters = self.counters[measurement.sensor]
         counters.waiting -= 1
         if verdict is None:
             counters.accepted += 1
-            self._note(measurement, Reason.ACCEPTED, "")
+            self._note(measurement, Reason.ACCEPTED, "", evidence)
         else:
-            self._reject(measurement, verdict)
+            self._reject(measurement, verdict, evidence)
 
     def clear(self, reason: Reason, text: str) -> None:
         """Rejects everything that waits, and forgets which stamps were seen."""

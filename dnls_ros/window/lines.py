@@ -8,7 +8,6 @@ the measured one). Lines are for people to look at.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,32 +16,11 @@ from torch import Tensor
 from dnls_ros.lie import LieGroup, retract
 from dnls_ros.problem import FactorGroup, Values
 from dnls_ros.window.bodies import Array, Body
+from dnls_ros.window.evidence import Lines
 from dnls_ros.window.solve_report import kind_of
 
 LANDMARK_PARAMETERS = ("world_T_landmark", "p_world", "p_landmark")
 """Arguments of costs that say where a landmark is, the first that a cost has."""
-
-
-@dataclass(frozen=True, eq=False)
-class Lines:
-    """M lines of one sensor.
-
-    Attributes:
-        sensor: Whose measurements.
-        track: Whose states they start from; they are in the parent frame of this track.
-        start, end: (M, 3) [m].
-        weight: (M,) robust weights in [0, 1].
-    """
-
-    sensor: str
-    track: str
-    start: Array
-    end: Array
-    weight: Array
-
-    def __len__(self) -> int:
-        """Number of lines."""
-        return len(self.weight)
 
 
 def window_lines(

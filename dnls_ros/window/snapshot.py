@@ -14,9 +14,10 @@ import torch
 from dnls_ros.lie import LieGroup, local
 from dnls_ros.window.bodies import Array, Body
 from dnls_ros.window.estimator import Estimator
+from dnls_ros.window.evidence import Lines
 from dnls_ros.window.increments import Stamps
 from dnls_ros.window.landmark_map import LandmarkMap
-from dnls_ros.window.lines import Lines, window_lines
+from dnls_ros.window.lines import window_lines
 from dnls_ros.window.report import Marginals
 from dnls_ros.window.sensors import RangeBearing
 from dnls_ros.window.state import LANDMARK

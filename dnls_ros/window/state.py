@@ -6,8 +6,9 @@ it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +16,13 @@ import torch
 from dnls_ros.lie import LieGroup
 from dnls_ros.problem import DensePrior, FactorGroup, Values
 from dnls_ros.window.bodies import Array, Body
+from dnls_ros.window.evidence import Evidence
 from dnls_ros.window.increments import Increments, Stamps
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.measurements import CameraIntrinsics, LandmarkObservation, Measurement
+
+if TYPE_CHECKING:
+    from dnls_ros.window.absorb import NewFactors
 
 LANDMARK = "map.landmark"
 """Block of rigid landmark bodies (tags, boards), SE(3); names of tracks have no dot."""
@@ -82,6 +87,10 @@ class Draft:
         parked: Measurements that wait for others.
         left_rows: Observations that never became factors and whose states have left.
         notes: Counts for the report, such as landmarks of unknown size.
+        fresh: The new factors of this step.
+        shut_out: Those of them that a gate did not let in.
+        predicted: The values against which the gates tested.
+        evidence: Of measurements, by their identity (``id``).
     """
 
     state: State
@@ -92,6 +101,10 @@ class Draft:
     parked: list[Measurement] = field(default_factory=list[Measurement])
     left_rows: list[LandmarkRow] = field(default_factory=list[LandmarkRow])
     notes: dict[str, int] = field(default_factory=dict[str, int])
+    fresh: Sequence[NewFactors] = ()
+    shut_out: list[NewFactors] = field(default_factory=list["NewFactors"])
+    predicted: Values | None = None
+    evidence: dict[int, Evidence] = field(default_factory=dict[int, Evidence])
 
     def update(self, **changes: object) -> None:
         """Replaces fields of the state."""

@@ -76,6 +76,7 @@ class StepRunner:
         watch = _Watch()
         draft = Draft(state, now)
         fresh = absorb(draft, self.registry, self.initializer, measurements)
+        draft.fresh = fresh
         self._forget(draft)
         watch.lap("build")
         if not self._started(draft):

@@ -15,9 +15,11 @@ class Wanted:
     Attributes:
         details: Costs by kind of factor and the weakest direction in ``StepResult.report``.
         evidence: Residuals and robust weights of settled measurements (``Settled.evidence``).
+        rejected: Lines of what a gate shut out, there too.
         prediction: ``TrackEstimate.joint``, from which odometry is predicted.
     """
 
     details: bool = False
     evidence: bool = False
+    rejected: bool = False
     prediction: bool = False
