@@ -334,7 +334,9 @@ def defect(parent: str, child: str, one: StampedTransform, static: bool) -> str 
     if not static and one.stamp <= 0:
         return "a dynamic transform needs a stamp"
     pose = np.asarray(one.pose)
-    if pose.shape != (7,) or not np.isfinite(pose).all():
+    if pose.shape != (7,):
+        return f"its pose has shape {pose.shape}, expected (7,)"
+    if not np.isfinite(pose).all():
         return f"its numbers are not finite: {pose.tolist()}"
     if np.abs(pose[:3]).max() > LARGEST_COORDINATE:
         return f"its position {pose[:3].tolist()} is beyond {LARGEST_COORDINATE:g} m"
