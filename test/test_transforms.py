@@ -27,7 +27,8 @@ START = 1_700_000_000 * SECOND
 
 
 def random_pose(rng: np.random.Generator) -> Array:
-    return np.concatenate([rng.uniform(-5, 5, 3), Rotation.random(random_state=rng).as_quat()])
+    turn = rng.normal(size=4)
+    return np.concatenate([rng.uniform(-5, 5, 3), turn / np.linalg.norm(turn)])
 
 
 def matrix(pose: Array) -> Array:
