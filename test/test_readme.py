@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from dnls_ros.cli.main import build_parser
 
@@ -83,6 +84,30 @@ def test_the_sensor_makes_a_factor_on_its_state(executed: dict[str, Any]) -> Non
     )
     # (6 − 3 − 2.5) m at 0.02 m standard deviation
     torch.testing.assert_close(group.whitened(at), torch.tensor([[[25.0]]]))
+
+
+def test_the_sensor_is_one_that_the_parameter_cost_may_name(
+    executed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+    from types import ModuleType, SimpleNamespace
+
+    from dnls_ros.io.messages import adapt_for
+    from dnls_ros.window.parameters import load_parameters
+
+    module = ModuleType("readme_walls")
+    vars(module).update(executed)
+    monkeypatch.setitem(sys.modules, "readme_walls", module)
+    block = yaml.safe_load(blocks("yaml")[0])["sensor"]["wall"]
+    block["cost"] = block["cost"].replace("my_robot.walls", "readme_walls")
+    track = {"init": {"mode": "params"}, "child_frame": "base_link"}
+    settings = {"tracks": ["robot"], "track": {"robot": track}}
+    config = load_parameters({**settings, "sensors": ["wall"], "sensor": {"wall": block}})
+    head = SimpleNamespace(stamp=SimpleNamespace(sec=1, nanosec=2), frame_id="wall_sensor")
+    message = SimpleNamespace(header=head, range=2.5)
+    m = adapt_for(config.sensor("wall"), "sensor_msgs/msg/Range", message)
+    assert isinstance(m, executed["WallMeasurement"])
+    assert (m.distance, m.stamp) == (2.5, 1_000_000_002)
 
 
 def commands() -> list[str]:
