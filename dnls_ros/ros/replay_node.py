@@ -1,0 +1,270 @@
+"""Replays recordings through the estimator in lockstep and shows it: /clock and all outputs.
+
+    ros2 run dnls_ros replay_node --ros-args -p bag:=run/bag -p params_file:=robot.yaml
+
+With ``bag`` set the node replays it, again and again if ``loop`` is true, and ends: with exit code
+0, with 2 if the configuration is wrong, with 3 if the recording is unreadable. Without, it serves
+the action ``~/replay_bag`` until it is shut down. Files go into ``output_dir``, one folder per
+recording, as ``dnls replay`` writes them.
+
+A goal that cannot be replayed is accepted and aborted at once, because only a result can carry the
+sentence that says why; one that comes while another replay runs is rejected.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rclpy.action.server import ActionServer, CancelResponse, GoalResponse
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
+
+from dnls_ros.errors import DnlsError
+from dnls_ros.io.compose import Composer
+from dnls_ros.ros.publish import PublisherThread
+from dnls_ros.ros.replaying import (
+    Progress,
+    Replayed,
+    Request,
+    StoppedError,
+    Watch,
+    make_request,
+    run_replay,
+)
+from dnls_ros.ros.running import OK, PlainNode, Setting, exit_code_of, run_node
+from dnls_ros.ros.types import message_class
+from dnls_ros.runtime.types import Output, Status
+
+NAME = "dnls_replay"
+ACTION = "dnls_ros/action/ReplayBag"
+SETTINGS = {
+    "bag": Setting("", "recording to replay; '' = serve the action"),
+    "params_file": Setting("", "parameter file of the estimator"),
+    "rate": Setting(0.0, "times real time; 0 = as fast as possible"),
+    "start_offset": Setting(0.0, "skip so much [s]"),
+    "duration": Setting(0.0, "stop after so much [s]; 0 = all"),
+    "loop": Setting(False, "again and again"),
+    "publish": Setting(True, "/clock and all outputs"),
+    "output_dir": Setting("~/.ros/dnls/replay", "folder for the results"),
+}
+
+
+class NodeStage:
+    """Shows one replay on a node's topics."""
+
+    def __init__(self, node: Node, clock: Any, request: Request) -> None:
+        """Creates the topics of the estimator node."""
+        self._publisher = PublisherThread(node, request.config)
+        self._clock = clock
+        self._composer = Composer(message_class)
+
+    def clock(self, stamp: int) -> None:
+        """Publishes data time."""
+        time = self._composer.time(stamp)
+        self._clock.publish(message_class("rosgraph_msgs/msg/Clock")(clock=time))
+
+    def put(self, output: Output | Status) -> None:
+        """Publishes what the session said."""
+        self._publisher.put(output)
+
+    def stop(self) -> None:
+        """Publishes what is left and removes the topics."""
+        self._publisher.stop()
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A replay that is asked for: what, who hears of its progress and of its end; how often."""
+
+    request: Request
+    report: Callable[[Progress], object]
+    done: Callable[[Replayed | Exception], object]
+    loop: bool = False
+
+
+class ReplayNode(PlainNode):
+    """Replays recordings, one at a time, on a thread of its own."""
+
+    def __init__(self) -> None:
+        """Declares the parameters and offers the action."""
+        super().__init__(NAME, SETTINGS)
+        # Time sources listen to /clock, whatever the namespace.
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        kind = message_class("rosgraph_msgs/msg/Clock")
+        self._clock_publisher = self.create_publisher(kind, "/clock", qos)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._busy = False
+        self._server = ActionServer(
+            self,
+            message_class(ACTION),
+            "~/replay_bag",
+            execute_callback=self._execute,
+            goal_callback=self._goal,
+            cancel_callback=self._cancel,
+        )
+        if self.setting("bag"):
+            self._play()
+
+    def stop(self) -> None:
+        """Ends the replay that runs, and the action."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._server.destroy()
+
+    def _play(self) -> None:
+        """Replays what the parameters name, then ends the process."""
+        names = ("bag", "params_file", "rate", "start_offset", "duration", "publish")
+        request = make_request(*(self.setting(name) for name in names))
+        log = self.get_logger()
+
+        def report(progress: Progress) -> None:
+            log.info(
+                f"{100 * progress.share:.0f} %, {progress.rtf:.1f} times real time",
+                throttle_duration_sec=5.0,
+            )
+
+        def done(answer: Replayed | Exception) -> None:
+            if isinstance(answer, Replayed):
+                log.info(f"{answer.message}: {answer.trajectory}, sha256 {answer.sha256}")
+                self.end(OK)
+            elif isinstance(answer, StoppedError):
+                log.info(str(answer))
+                self.end(OK)
+            else:
+                log.fatal(describe(answer))
+                self.end(exit_code_of(answer))
+
+        self._begin(Job(request, report, done, self.setting("loop")))
+
+    def _begin(self, job: Job) -> None:
+        """Starts a replay; ``job.done`` is called on its thread."""
+        self._busy = True
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, args=(job,), name="replay")
+        self._thread.start()
+
+    def _run(self, job: Job) -> None:
+        """One replay or many; whatever goes wrong is the result."""
+        import torch
+
+        torch.set_num_threads(job.request.config.num_threads)
+        answer = self._once(job)
+        while job.loop and isinstance(answer, Replayed):
+            answer = self._once(job)
+        self._busy = False
+        job.done(answer)
+
+    def _once(self, job: Job) -> Replayed | Exception:
+        """One replay."""
+        stage: NodeStage | None = None
+        try:
+            if job.request.publish:
+                stage = NodeStage(self, self._clock_publisher, job.request)
+            watch = Watch(self._stop, stage, job.report)
+            return run_replay(job.request, self._folder(job.request.bag), watch)
+        except DnlsError as error:
+            return error
+        except Exception as error:
+            trace = "".join(traceback.format_exception(error))
+            self.get_logger().error(f"the replay failed\n{trace}")
+            return error
+        finally:
+            if stage is not None:
+                stage.stop()
+
+    def _folder(self, bag: Path) -> Path:
+        """Where the results of a recording go: named after it."""
+        resolved = bag.resolve()
+        name = resolved.stem if resolved.is_file() else resolved.name
+        return Path(self.setting("output_dir")).expanduser() / name
+
+    def _goal(self, goal: Any) -> GoalResponse:
+        """Takes one goal at a time."""
+        if self._busy:
+            self.get_logger().warning(f"goal for {goal.bag} rejected: another replay runs")
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    def _cancel(self, handle: Any) -> CancelResponse:
+        """Ends the replay that runs, which is the goal's."""
+        self._stop.set()
+        return CancelResponse.ACCEPT
+
+    async def _execute(self, handle: Any) -> Any:
+        """One goal, from its start to its result."""
+        result = message_class(ACTION).Result()
+        goal = handle.request
+        try:
+            if self._busy:
+                raise DnlsError("another replay runs")
+            request = make_request(
+                goal.bag,
+                goal.config_path or self.setting("params_file"),
+                goal.rate,
+                goal.start_offset,
+                goal.duration,
+                goal.publish,
+            )
+        except DnlsError as error:
+            result.message = str(error)
+            handle.abort()
+            return result
+        answer: Any = await self._replayed(request, handle)
+        if isinstance(answer, Replayed):
+            result.success, result.message = True, answer.message
+            result.trajectory_path = str(answer.trajectory)
+            result.sha256, result.coverage = answer.sha256, answer.coverage
+            handle.succeed()
+            return result
+        result.message = describe(answer)
+        if isinstance(answer, StoppedError) and handle.is_cancel_requested:
+            handle.canceled()
+        else:
+            handle.abort()
+        return result
+
+    def _replayed(self, request: Request, handle: Any) -> Future[Any]:
+        """The future result of a goal's replay, which sends feedback while it runs."""
+        executor = self.executor
+        future: Future[Any] = Future(executor=executor)
+        feedback = message_class(ACTION).Feedback
+        composer = Composer(message_class)
+
+        def report(progress: Progress) -> None:
+            stamp = composer.time(progress.stamp)
+            handle.publish_feedback(
+                feedback(stamp=stamp, progress=progress.share, rtf=progress.rtf)
+            )
+
+        def done(answer: Replayed | Exception) -> None:
+            future.set_result(answer)
+            if executor is not None:
+                executor.wake()
+
+        self._begin(Job(request, report, done))
+        return future
+
+
+def describe(error: Exception) -> str:
+    """A sentence for a user."""
+    return str(error) if isinstance(error, DnlsError) else f"{type(error).__name__}: {error}"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node; returns the exit code."""
+    # Its goals wait for minutes: the events executor would ask them again all the time.
+    return run_node(ReplayNode, SingleThreadedExecutor, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
