@@ -14,6 +14,8 @@ from dnls_ros.window.measurements import Reason
 
 LARGEST_VARIANCE = 1e6
 """Above it an axis counts as unmeasured [m², rad²]: drivers write 1e9 … 1e12 for «ignore»."""
+LARGEST_ENTRY = 1e30
+"""Above it an entry says nothing more, and sums of such would overflow."""
 ASYMMETRY = 1e-3
 """Largest accepted |Σ − Σᵀ| relative to the largest entry."""
 
@@ -75,6 +77,7 @@ def _fixed(sensor: SensorConfig, count: int) -> Array | Bad:
 
 
 def _checked(sensor: SensorConfig, covariance: Array) -> Array | Bad:
+    covariance = np.clip(covariance, -LARGEST_ENTRY, LARGEST_ENTRY)
     largest = np.abs(covariance).max()
     if np.abs(covariance - covariance.T).max() > ASYMMETRY * largest:
         return Reason.BAD_COVARIANCE, "covariance is not symmetric"
