@@ -10,6 +10,7 @@ any rate it can keep up with. Playing begins when every topic in ``wait_for`` ha
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.bag import BagReader
 from dnls_ros.io.definitions import typestore
+from dnls_ros.io.spoil import shift_stamp
 from dnls_ros.ros.types import is_available, message_class
 
 DEPTH = 1000
@@ -44,7 +46,7 @@ class Sending:
 
 
 def load_sendings(
-    path: Path | str, topics: Collection[str] | None = None
+    path: Path | str, topics: Collection[str] | None = None, begin: int | None = None
 ) -> tuple[list[Sending], dict[str, str]]:
     """Reads and serializes a recording.
 
@@ -52,6 +54,7 @@ def load_sendings(
         path: The recording.
         topics: Topics to play, with or without a leading ``/``; None plays all whose types are
             installed.
+        begin: Moves all stamps so that the recording begins then [ns]; None keeps them.
 
     Returns:
         The messages in order of receive stamps, and the type of every topic.
@@ -64,16 +67,23 @@ def load_sendings(
     with BagReader(path) as bag:
         types = {name: topic.type for name, topic in bag.topics.items()}
         chosen = _choose(types, topics, str(path))
+        shift = 0 if begin is None else begin - bag.start
         sendings = [
-            Sending(record.receive_stamp, record.topic, _serialize(store, record))
+            Sending(record.receive_stamp + shift, record.topic, _serialize(store, record, shift))
             for record in bag.records(chosen)
         ]
     return sendings, {name: types[name] for name in chosen}
 
 
-def _serialize(store: Any, record: Any) -> bytes:
-    """A message as CDR."""
-    return bytes(store.serialize_cdr(record.message, record.type))
+def _serialize(store: Any, record: Any, shift: int) -> bytes:
+    """A message as CDR, its stamps moved by ``shift`` [ns]."""
+    message = record.message
+    if shift and hasattr(message, "transforms"):
+        moved = [shift_stamp(transform, shift) for transform in message.transforms]
+        message = dataclasses.replace(message, transforms=moved)
+    elif shift:
+        message = shift_stamp(message, shift)
+    return bytes(store.serialize_cdr(message, record.type))
 
 
 def _choose(types: Mapping[str, str], topics: Collection[str] | None, path: str) -> list[str]:
