@@ -386,22 +386,34 @@ def test_the_parameters_are_documented_from_their_table(
 ) -> None:
     every = [r.name for r in NODE] + [f"track.NAME.{r.name}" for r in TRACK]
     every += [f"sensor.NAME.{r.name}" for r in SENSOR]
-    for option in ("--list", "--markdown", "--yaml"):
+    for option in ("--list", "--markdown"):
         assert main(["params", option]) == 0
         text = capsys.readouterr().out
         assert all(name in text for name in every)
-    defaults = yaml.safe_load(text)["dnls_estimator"]["ros__parameters"]
-    assert defaults["window.duration"] == 2.0
-    assert set(defaults) == {r.name for r in NODE}
-    assert main(["params", "--check", str(PARAMS)]) == 0
 
 
-def test_the_documented_parameters_are_those_of_the_table(
-    capsys: pytest.CaptureFixture[str],
+def test_the_exhaustive_parameter_file_is_a_valid_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["params", "--markdown"]) == 0
-    written = (ROOT / "docs" / "parameters.md").read_text()
-    assert written == capsys.readouterr().out, "run `dnls params --markdown > docs/parameters.md`"
+    assert main(["params", "--yaml"]) == 0
+    file = tmp_path / "all.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert main(["params", "--check", str(file)]) == 0
+    assert "is valid: tracks object (se2); sensors gps (pose)" in capsys.readouterr().out
+
+
+def test_a_parameter_file_with_problems_lists_them_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text("{windw.duration: 1.0, solver.rate: 1000.0, sensors: gps}")
+    assert main(["params", "--check", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "windw.duration: is not a parameter; the nearest valid name is 'window.duration'" in said
+    )
+    assert "solver.rate: got 1000; expected 0.5..500 Hz" in said
+    assert "sensors: got 'gps'; expected a list of texts" in said
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.window.config import POSE_TYPES, EstimatorConfig, SensorConfig, TrackConfig
-from dnls_ros.window.custom import load_custom
 from dnls_ros.window.parameter_blocks import NOISELESS, Problems, attribute, noise_width
 from dnls_ros.window.parameter_table import TWIST_AXES
 
@@ -189,6 +188,8 @@ def _check_cost(sensor: SensorConfig, problems: Problems) -> None:
     if not sensor.cost:
         problems.add(where, "is required for type 'custom': a class as pkg.module:Class")
         return
+    from dnls_ros.window.custom import load_custom  # brings torch, which nothing else here needs
+
     try:
         load_custom(sensor.cost)
     except DnlsError as error:

@@ -94,7 +94,10 @@ def _matches(section: str, node: str) -> bool:
 
 
 def flatten(content: Any, problems: ProblemSink | None = None, prefix: str = "") -> dict[str, Any]:
-    """Dotted names instead of nested mappings; a name given in both forms is a problem."""
+    """Dotted names instead of nested mappings; a name given in both forms is a problem.
+
+    An empty mapping stays as the value of its name.
+    """
     result: dict[str, Any] = {}
     if not isinstance(content, Mapping):
         raise DnlsError(
@@ -103,7 +106,9 @@ def flatten(content: Any, problems: ProblemSink | None = None, prefix: str = "")
     for key, value in content.items():  # type: ignore[misc]
         name = f"{prefix}{key}"
         nested = (
-            flatten(value, problems, f"{name}.") if isinstance(value, Mapping) else {name: value}
+            flatten(value, problems, f"{name}.")
+            if isinstance(value, Mapping) and value
+            else {name: value}
         )
         for twice in result.keys() & nested.keys():
             if problems is not None:

@@ -145,8 +145,11 @@ def _report_unknown(
     valid = rows | {
         f"{k}.{name}.{row}" for k, of in blocks.items() for name in names[k] for row in of
     }
-    for name in given:
+    for name, value in given.items():
         head, _, rest = name.partition(".")
+        within = name in blocks or any(other.startswith(f"{name}.") for other in valid)
+        if value == {} and within:
+            continue  # a group or a block of which nothing is given
         if name in valid or head in ROS_OWN:
             continue
         if head in blocks and "." in rest and rest.split(".")[0] not in names[head]:
