@@ -50,7 +50,7 @@ class Setting:
     @property
     def kind(self) -> str:
         """The type's name for a user."""
-        names = {bool: "true or false", str: "a string", float: "a number"}
+        names: dict[type, str] = {bool: "true or false", str: "a string", float: "a number"}
         return names.get(type(self.default), "a list of strings")
 
 
