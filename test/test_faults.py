@@ -40,7 +40,9 @@ def of(records: Sequence[Record], topic: str) -> list[Record]:
 
 
 def sent(record: Record) -> int:
-    stamp = record.message.header.stamp
+    message = record.message
+    stamped = message.transforms[0] if hasattr(message, "transforms") else message
+    stamp = stamped.header.stamp
     return stamp.sec * 10**9 + stamp.nanosec
 
 

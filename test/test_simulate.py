@@ -27,7 +27,7 @@ from dnls_ros.io.recording import (
 )
 from dnls_ros.io.scene import Scene, default_scene_path, load_scene
 from dnls_ros.io.sim_messages import homography_of, recording_records
-from dnls_ros.io.sim_motion import wrap
+from dnls_ros.io.sim_motion import make_lap, to_seconds, wrap
 from dnls_ros.io.simulate import Recording, simulate
 from dnls_ros.io.trajectory import Trajectory, read_tum
 from dnls_ros.io.yaml_files import load_camera_calibration
@@ -64,6 +64,11 @@ def files(run: Recording, tmp_path_factory: pytest.TempPathFactory) -> Recording
 
 def true_at(run: Recording, stamps: np.ndarray) -> np.ndarray:
     return run.truth[np.searchsorted(run.truth_stamps, stamps)]
+
+
+def start_of(run: Recording) -> float:
+    """The fraction of the route at which a run begins: its first random number."""
+    return np.random.default_rng(np.random.SeedSequence(run.seed).spawn(5)[0]).uniform()
 
 
 def quiet(scene: Scene) -> Scene:
@@ -276,11 +281,60 @@ def test_records_come_in_order_of_reception_with_each_sensors_latency(
 ) -> None:
     received = [record.receive_stamp for record in records]
     assert received == sorted(received)
-    latency = {"odom": 0.003, "gps_pose": 0.05, "ground_truth": 0.0}
+    latency = {"odom": 0.003, "gps_pose": 0.05, "ground_truth": 0.0, "imu": 0.001}
+    latency |= {"tf": 0.003, "tf_static": 0.0}
     for record in records:
-        stamp = record.message.header.stamp
+        message = record.message
+        stamped = message.transforms[0] if hasattr(message, "transforms") else message
+        stamp = stamped.header.stamp
         late = record.receive_stamp - stamp.sec * 10**9 - stamp.nanosec
         assert late == round(latency.get(record.topic, 0.035) * 1e9)
+
+
+def test_the_unit_on_its_side_reports_the_true_turns_and_angles_with_the_claimed_noise(
+    run: Recording, scene: Scene
+) -> None:
+    log, sensor = run.imu, scene.imu
+    assert log is not None
+    assert sensor is not None
+    mount = Rotation.from_matrix(sensor.base_R_imu)
+    lap = make_lap(scene.route, start_of(run))
+    seconds = to_seconds(log.stamps)
+    h = 1e-4
+    turned = wrap(lap.at(seconds + h)[:, 2] - lap.at(seconds - h)[:, 2]) / (2 * h)
+    in_base = mount.apply(log.rates)
+    error = in_base - np.column_stack([0 * turned, 0 * turned, turned])
+    assert np.abs(error.mean(axis=0)).max() < 4 * sensor.gyro_bias  # the bias, drawn once
+    np.testing.assert_allclose(error.std(axis=0), sensor.gyro_sigma, rtol=0.05)
+    truth = Rotation.from_euler("Z", lap.at(seconds)[:, 2:])
+    off = (Rotation.from_quat(log.orientations) * mount.inv() * truth.inv()).as_rotvec()
+    np.testing.assert_allclose(off.std(axis=0), sensor.orientation_sigma, rtol=0.05)
+    up = truth.apply(mount.apply(log.forces)).mean(axis=0)
+    np.testing.assert_allclose(up, [0.0, 0.0, 9.81], atol=0.05)
+
+
+def test_the_transforms_are_the_mounts_and_the_odometry(
+    run: Recording, records: list[Record], scene: Scene
+) -> None:
+    (static,) = [r.message for r in records if r.topic == "tf_static"]
+    children = {t.child_frame_id: t for t in static.transforms}
+    assert set(children) == {"camera_optical", "imu_link"}
+    assert scene.imu is not None
+    turn = children["imu_link"].transform.rotation
+    got = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
+    np.testing.assert_allclose(got, scene.imu.base_R_imu, atol=1e-12)
+    moving = [r.message.transforms[0] for r in records if r.topic == "tf"]
+    assert len(moving) == len(run.odometry.stamps)
+    assert {(t.header.frame_id, t.child_frame_id) for t in moving} == {("odom", "base_link")}
+    last = moving[-1].transform.translation
+    np.testing.assert_array_equal([last.x, last.y], run.odometry.poses[-1, :2])
+
+
+def test_a_scene_may_have_no_inertial_unit(scene: Scene) -> None:
+    run = simulate(3, 2.0, dataclasses.replace(scene, imu=None))
+    topics = {record.topic for record in recording_records(run)}
+    assert "imu" not in topics
+    assert {"tf", "tf_static", "odom"} <= topics
 
 
 def test_the_bag_holds_every_message_as_measurements_read_it(
@@ -364,7 +418,7 @@ def test_a_scene_file_with_a_missing_or_unknown_key_is_named(tmp_path: Path) -> 
 
 def test_the_simulator_shares_no_code_with_what_it_tests() -> None:
     folder = Path(simulation.__file__).parent
-    for name in ("scene", "simulate", "sim_motion", "sim_odometry", "sim_camera"):
+    for name in ("scene", "simulate", "sim_motion", "sim_odometry", "sim_camera", "sim_imu"):
         tree = ast.parse((folder / f"{name}.py").read_text())
         imported = [
             node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)

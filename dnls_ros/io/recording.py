@@ -18,7 +18,10 @@ from dnls_ros.io.sim_messages import (
     ABSOLUTE_TOPIC,
     CAMERA_INFO_TOPIC,
     DETECTIONS_TOPIC,
+    IMU_TOPIC,
     ODOMETRY_TOPIC,
+    STATIC_TF_TOPIC,
+    TF_TOPIC,
     TRUTH_TOPIC,
     recording_records,
     spatial_pose,
@@ -32,6 +35,9 @@ TOPIC_TYPES = {
     CAMERA_INFO_TOPIC: "sensor_msgs/msg/CameraInfo",
     ABSOLUTE_TOPIC: "geometry_msgs/msg/PoseWithCovarianceStamped",
     TRUTH_TOPIC: "geometry_msgs/msg/PoseStamped",
+    IMU_TOPIC: "sensor_msgs/msg/Imu",
+    TF_TOPIC: "tf2_msgs/msg/TFMessage",
+    STATIC_TF_TOPIC: "tf2_msgs/msg/TFMessage",
 }
 """A simulated run's topics; all are announced in the bag, even if faults leave one empty."""
 

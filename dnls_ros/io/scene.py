@@ -34,6 +34,7 @@ class Frames:
     odom: str
     base: str
     camera: str
+    imu: str = "imu_link"
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,32 @@ class AbsoluteSensor:
 
 
 @dataclass(frozen=True, eq=False)
+class ImuSensor:
+    """An inertial unit: white noise per message and a bias of the gyro drawn once a recording.
+
+    Attributes:
+        rate, phase, latency: Timing [Hz, s, s].
+        gyro_sigma: White noise of each rate [rad/s].
+        gyro_bias: Standard deviation of each rate's bias [rad/s].
+        orientation_sigma: White noise of the orientation about the world's axes, roll, pitch, yaw
+            [rad].
+        acceleration_sigma: White noise of each acceleration [m/s²].
+        base_p_imu: Mount position (3,) in the base frame [m].
+        base_R_imu: Mount rotation (3, 3).
+    """
+
+    rate: float
+    phase: float
+    latency: float
+    gyro_sigma: float
+    gyro_bias: float
+    orientation_sigma: tuple[float, float, float]
+    acceleration_sigma: float
+    base_p_imu: Array
+    base_R_imu: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Tag:
     """One tag: edge of the black square [m], world_T_tag as position (3,), rotation (3, 3)."""
 
@@ -149,7 +176,7 @@ class Tag:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything the simulator needs to know except seed and duration."""
+    """Everything the simulator needs to know except seed and duration; imu None: there is none."""
 
     frames: Frames
     route: Route
@@ -159,6 +186,7 @@ class Scene:
     truth_rate: float
     family: str
     tags: tuple[Tag, ...]
+    imu: ImuSensor | None = None
 
 
 def default_scene_path() -> Path:
@@ -213,6 +241,7 @@ def _scene(tree: dict[str, Any]) -> Scene:
         truth_rate=float(tree["truth"]["rate"]),
         family=str(tree["tags"]["family"]),
         tags=tuple(_tag(entry) for entry in tree["tags"]["wall_tags"]),
+        imu=_imu(dict(tree["imu"])) if "imu" in tree else None,
     )
 
 
@@ -231,6 +260,17 @@ def _camera(entry: dict[str, Any]) -> CameraSensor:
         **entry,
         base_p_camera=np.array(mount["position"], dtype=float),
         base_R_camera=turn.as_matrix() @ _BODY_R_OPTICAL,
+    )
+
+
+def _imu(entry: dict[str, Any]) -> ImuSensor:
+    mount = entry.pop("mount")
+    angles = [mount[f"{axis}_degrees"] for axis in ("yaw", "pitch", "roll")]
+    entry["orientation_sigma"] = _triple(entry["orientation_sigma"])
+    return ImuSensor(
+        **entry,
+        base_p_imu=np.array(mount["position"], dtype=float),
+        base_R_imu=Rotation.from_euler("ZYX", angles, degrees=True).as_matrix(),
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from dnls_ros.io.bag import Record
 from dnls_ros.io.compose import Composer
@@ -28,6 +29,9 @@ DETECTIONS_TOPIC = "camera/tag_detections"
 CAMERA_INFO_TOPIC = "camera/camera_info"
 ABSOLUTE_TOPIC = "gps_pose"
 TRUTH_TOPIC = "ground_truth"
+IMU_TOPIC = "imu"
+TF_TOPIC = "tf"
+STATIC_TF_TOPIC = "tf_static"
 
 _PLANE_VARIANCE = 1e-6  # of z, roll and pitch [m², rad²] and of their rates
 
@@ -43,6 +47,8 @@ def recording_records(recording: Recording) -> list[Record]:
         *_camera(recording, compose),
         *_absolute(recording, compose),
         *_truth(recording, compose),
+        *_imu(recording, compose),
+        *_transforms(recording, compose),
     ]
     return sorted(records, key=lambda record: record.receive_stamp)
 
@@ -127,6 +133,49 @@ def _camera(recording: Recording, compose: Composer) -> Iterator[Record]:
         yield _record(
             DETECTIONS_TOPIC, received, _tags(stamp, scene.family, frame, found, compose)
         )
+
+
+def _imu(recording: Recording, compose: Composer) -> Iterator[Record]:
+    log, scene, sigma = recording.imu, recording.scene, recording.scene.imu
+    if log is None or sigma is None:
+        return
+    angles = np.square(sigma.orientation_sigma)
+    readings = zip(log.stamps.tolist(), log.orientations, log.rates, log.forces, strict=True)
+    for stamp, orientation, rate, force in readings:
+        message = message_class("sensor_msgs/msg/Imu")(
+            header=compose.header(stamp, scene.frames.imu),
+            orientation=compose.quaternion(orientation),
+            orientation_covariance=np.diag(angles).reshape(9),
+            angular_velocity=compose.vector(rate),
+            angular_velocity_covariance=(sigma.gyro_sigma**2 * np.eye(3)).reshape(9),
+            linear_acceleration=compose.vector(force),
+            linear_acceleration_covariance=(sigma.acceleration_sigma**2 * np.eye(3)).reshape(9),
+        )
+        yield _record(IMU_TOPIC, _received(stamp, sigma.latency), message)
+
+
+def _transforms(recording: Recording, compose: Composer) -> Iterator[Record]:
+    """The mounts at the start, and where the odometry has the base, with each of its messages."""
+    log, scene = recording.odometry, recording.scene
+    frames, start = scene.frames, int(log.stamps[0])
+    tf_message = message_class("tf2_msgs/msg/TFMessage")
+    mounts = {frames.camera: (scene.camera.base_p_camera, scene.camera.base_R_camera)}
+    if scene.imu is not None:
+        mounts[frames.imu] = scene.imu.base_p_imu, scene.imu.base_R_imu
+    static = [
+        compose.transform_stamped(start, frames.base, child, _mount(position, rotation))
+        for child, (position, rotation) in mounts.items()
+    ]
+    yield _record(STATIC_TF_TOPIC, start, tf_message(transforms=static))
+    for stamp, pose in zip(log.stamps.tolist(), spatial_pose(log.poses), strict=True):
+        moved = compose.transform_stamped(stamp, frames.odom, frames.base, pose)
+        received = _received(stamp, scene.odometry.latency)
+        yield _record(TF_TOPIC, received, tf_message(transforms=[moved]))
+
+
+def _mount(position: Array, rotation: Array) -> Array:
+    """A pose (7,)."""
+    return np.concatenate([position, Rotation.from_matrix(rotation).as_quat(canonical=True)])
 
 
 def _tags(

@@ -20,7 +20,11 @@ Array = NDArray[np.float64]
 
 
 def shift_stamp(message: Any, nanoseconds: int) -> Any:
-    """A copy whose header stamp is moved; a message without a header comes back as it is."""
+    """A copy whose header stamp, or those of its transforms, are moved; else it stays as it is."""
+    transforms = getattr(message, "transforms", None)
+    if transforms is not None:
+        moved = [shift_stamp(one, nanoseconds) for one in transforms]
+        return dataclasses.replace(message, transforms=moved)
     header = getattr(message, "header", None)
     if header is None:
         return message
