@@ -3,66 +3,58 @@
     ros2 launch dnls_ros demo.launch.py                       # a simulated robot, half a minute
     ros2 launch dnls_ros demo.launch.py bag:=drive.mcap rate:=2.0 params_file:=my_robot.yaml
 
-Everything ends with the recording. Watch it with `ros2 topic echo /odometry/filtered`.
+Everything ends with the recording. Watch it with ``rviz:=true`` or
+`ros2 topic echo /odometry/filtered`.
 """
 
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from launch import LaunchContext, LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    ExecuteProcess,
-    IncludeLaunchDescription,
-    OpaqueFunction,
-    RegisterEventHandler,
-)
+from launch import LaunchDescription
+from launch.actions import EmitEvent, ExecuteProcess, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
-from launch.launch_description_entity import LaunchDescriptionEntity
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
 
-HERE = Path(__file__).resolve().parent
-DEFAULT_FILE = str(HERE.parent / "config" / "localization_2d.yaml")
+from dnls_ros.ros.launching import (
+    Argument,
+    Given,
+    common,
+    companions,
+    describe,
+    estimator,
+    grouped,
+)
 
-ARGUMENTS = {
-    "bag": ("", "recording to play; empty: simulate one"),
-    "rate": ("1.0", "speed of playing"),
-    "seed": ("0", "seed of the simulated recording"),
-    "duration": ("30", "its length [s]"),
-    "params_file": (DEFAULT_FILE, "parameters of the estimator"),
-}
+ARGUMENTS = [
+    Argument("bag", "", "recording to play; empty: simulate one"),
+    Argument("rate", "1.0", "speed of playing"),
+    Argument("seed", "0", "seed of the simulated recording"),
+    Argument("duration", "30", "its length [s]"),
+]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declares the arguments, starts the estimator and then the recording."""
-    declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in ARGUMENTS.items()
-    ]
-    estimator = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(HERE / "estimator.launch.py")),
-        launch_arguments={"params_file": LaunchConfiguration("params_file")}.items(),
-    )
-    return LaunchDescription([*declared, estimator, OpaqueFunction(function=_play)])
+    return describe(__file__, [*common(__file__, "localization_2d.yaml"), *ARGUMENTS], _start)
 
 
-def _play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The player, after the simulator where there is no recording yet."""
-    value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    simulated = Path(tempfile.gettempdir()) / f"dnls_demo_{value['seed']}_{value['duration']}.mcap"
-    bag = value["bag"] or str(simulated)
-    player = _python("-m", "dnls_ros.ros.player", bag, "--rate", value["rate"])
+def _start(given: Given) -> list[Any]:
+    """The estimator and the player, after the simulator where there is no recording yet."""
+    nodes = grouped(given, [estimator(given), *companions(given)])
+    seed, duration = given.number("seed"), given.number("duration", least=1.0)
+    simulated = Path(tempfile.gettempdir()) / f"dnls_demo_{seed:g}_{duration:g}.mcap"
+    bag = given.path("bag") if given["bag"] else simulated
+    space = ("--namespace", given["namespace"]) if given["namespace"] else ()
+    rate = f"{given.number('rate', least=0.01):g}"
+    player = _python("-m", "dnls_ros.ros.player", str(bag), "--rate", rate, *space)
     end = OnProcessExit(target_action=player, on_exit=[EmitEvent(event=Shutdown())])
-    if value["bag"]:
-        return [RegisterEventHandler(end), player]
-    arguments = ("--seed", value["seed"], "--duration", value["duration"], "--out", bag)
+    if given["bag"]:
+        return [RegisterEventHandler(end), nodes, player]
+    arguments = ("--seed", f"{seed:g}", "--duration", f"{duration:g}", "--out", str(bag))
     simulator = _python("-m", "dnls_ros.cli", "sim", *arguments)
     then = OnProcessExit(target_action=simulator, on_exit=[player])
-    return [RegisterEventHandler(end), RegisterEventHandler(then), simulator]
+    return [RegisterEventHandler(end), RegisterEventHandler(then), nodes, simulator]
 
 
 def _python(*arguments: str) -> ExecuteProcess:

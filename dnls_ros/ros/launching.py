@@ -19,7 +19,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +64,28 @@ class Given:
     def __getitem__(self, name: str) -> str:
         return self._values[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
     def truth(self, name: str) -> bool:
         """A truth value."""
         return self._values[name].lower() == "true"
 
+    def path(self, name: str) -> Path:
+        """A file or folder that exists."""
+        if not self._values[name]:
+            raise RuntimeError(f"{name} is empty; give {name}:=/path/to/it")
+        path = Path(self._values[name]).expanduser()
+        if not path.exists():
+            raise RuntimeError(f"{name} '{path}' does not exist; give {name}:=/path/to/it")
+        return path.resolve()
+
     def file(self, name: str) -> Path:
         """A file that exists."""
-        path = Path(self._values[name]).expanduser()
+        path = self.path(name)
         if not path.is_file():
-            raise RuntimeError(
-                f"{name} '{path}' does not exist; give {name}:=/path/to/file"
-                if self._values[name]
-                else f"{name} is empty; give {name}:=/path/to/file"
-            )
-        return path.resolve()
+            raise RuntimeError(f"{name} '{path}' is no file")
+        return path
 
     def number(self, name: str, least: float = 0.0) -> float:
         """A finite number of at least ``least``."""
@@ -100,15 +108,19 @@ def config_folder(launch_file: str) -> Path:
     return Path(launch_file).resolve().parents[1] / "config"
 
 
-def common(launch_file: str, params_file: str) -> list[Argument]:
+def common(
+    launch_file: str, params_file: str, without: Sequence[str] = (), **defaults: str
+) -> list[Argument]:
     """The arguments that every launch file with an estimator has, named as nav2 names them.
 
     Args:
         launch_file: ``__file__`` of the launch file.
         params_file: The default, a file in config/.
+        without: Names of arguments that mean nothing there.
+        defaults: Other defaults by name.
     """
     config = config_folder(launch_file)
-    return [
+    arguments = [
         Argument("namespace", "", "namespace of the nodes and of their relative topics"),
         Argument("params_file", str(config / params_file), "ROS parameter file"),
         Argument("use_sim_time", "false", "take the time from /clock", TRUTH),
@@ -125,6 +137,8 @@ def common(launch_file: str, params_file: str) -> list[Argument]:
         Argument("output_dir", "", "where files are written; empty: as params_file"),
         Argument("device", "", "auto, cpu, cuda or cuda:N; empty: as params_file"),
     ]
+    chosen = [argument for argument in arguments if argument.name not in without]
+    return [replace(a, default=defaults.get(a.name, a.default)) for a in chosen]
 
 
 def describe(launch_file: str, arguments: Sequence[Argument], start: Start) -> LaunchDescription:
@@ -181,6 +195,21 @@ def estimator(given: Given, extra: Mapping[str, Any] | None = None) -> Lifecycle
     )
 
 
+def front_end(given: Given, topics: Sequence[tuple[str, str]]) -> LifecycleNode:
+    """The landmark front end, which starts itself as the estimator does.
+
+    Args:
+        given: The common arguments.
+        topics: What it reads, by its own names for them.
+    """
+    file = given.file("params_file")
+    started = {"autostart": _overrides(given).get("autostart", True)}
+    node = _node(given, "landmark_frontend_node", "landmark_frontend")
+    node["remappings"] = [*node["remappings"], *topics]
+    parameters = [ParameterFile(for_namespace(file, given["namespace"])), started]
+    return LifecycleNode(**node, parameters=parameters)
+
+
 def plain_node(
     given: Given, executable: str, name: str, parameters: Mapping[str, Any], cwd: str = ""
 ) -> Node:
@@ -213,7 +242,7 @@ def companions(given: Given) -> list[Node]:
         started.append(Node(package="rviz2", executable="rviz2", arguments=layout, remappings=tf))
     if given.truth("foxglove"):
         started.append(Node(package="foxglove_bridge", executable="foxglove_bridge"))
-    if given.truth("record"):
+    if "record" in given and given.truth("record"):
         folder = {"output_dir": given["output_dir"]} if given["output_dir"] else {}
         started.append(plain_node(given, "recorder_node", "dnls_recorder", folder))
     return started
