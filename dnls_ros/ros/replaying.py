@@ -194,7 +194,7 @@ def run_replay(request: Request, folder: Path, watch: Watch) -> Replayed:
 
     Raises:
         StoppedError: The watch ended it; nothing is written.
-        UnreadableInputError: The recording is unreadable, or has none of the configured topics.
+        UnreadableInputError: The recording is unreadable, or empty where it is to be replayed.
         DnlsError: The configuration cannot be used, or the results cannot be written.
     """
     options = ReplayOptions(
@@ -202,6 +202,11 @@ def run_replay(request: Request, folder: Path, watch: Watch) -> Replayed:
     )
     result = replay(request.bag, request.config, options, watcher=watch)
     watch.finish()
+    if not result.settled:
+        raise UnreadableInputError(
+            f"recording {request.bag} has no message of the configured topics in the stretch from "
+            f"{request.start_offset:g} s on"
+        )
     summary = summarize(result, full=False)
     try:
         status: dict[str, Any] = write_results(summary, folder)
