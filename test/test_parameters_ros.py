@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +12,17 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from rclpy.context import Context
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from dnls_ros.ros.parameters import RefusedParameterError, TableParameters
+from dnls_ros.errors import DnlsError
+from dnls_ros.ros.parameters import RefusedParameterError, TableNode, TableParameters
 from dnls_ros.runtime.types import Outcome
 from dnls_ros.window.config import EstimatorConfig
+from dnls_ros.window.parameters import flat, load_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")  # lark in rclpy
 
+ALL = Path(__file__).parents[1] / "config" / "all_parameters.yaml"
 GIVEN = {"sensors": ["gps"], "sensor.gps.type": "pose", "sensor.gps.topic": "fix"}
 
 
@@ -28,7 +31,7 @@ class Rig:
 
     def __init__(self, context: Context, given: dict[str, Any]) -> None:
         overrides = [Parameter(name, value=value) for name, value in given.items()]
-        self.node = Node(
+        self.node = TableNode(
             "dnls_estimator",
             context=context,
             parameter_overrides=overrides,
@@ -153,6 +156,12 @@ def test_several_wrong_values_are_named_together(rig: Rig):
     )
 
 
+def test_what_is_set_to_the_value_it_has_is_no_change(rig: Rig):
+    rig.start(locked=True)
+    assert rig.set(num_threads=1, sensors=["gps"]) == ""
+    assert not rig.applied
+
+
 def test_ros_s_own_parameters_pass(rig: Rig):
     rig.start(locked=True)
     assert rig.set(use_sim_time=True) == ""
@@ -176,6 +185,42 @@ def test_a_parameter_that_is_deleted_while_inactive_gets_its_default_back(rig: R
     assert rig.table.load().num_threads == 1
     rig.table.locked = True
     assert "set while inactive" in rig.set(solver__rate=None)
+
+
+def from_file(context: Context, file: Path) -> TableNode:
+    return TableNode(
+        "dnls_estimator",
+        context=context,
+        cli_args=["--ros-args", "--params-file", str(file)],
+        automatically_declare_parameters_from_overrides=True,
+    )
+
+
+def test_the_exhaustive_file_means_the_same_to_ros(context: Context):
+    node = from_file(context, ALL)
+    config = TableParameters(node).load()
+    assert config == load_parameters(ALL)
+    assert all(node.has_parameter(name) for name in flat(config))
+    node.destroy_node()
+
+
+def test_an_empty_list_in_a_file_means_the_same_to_ros(context: Context, tmp_path: Path):
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "dnls_estimator:\n  ros__parameters:\n    sensors: [gps]\n"
+        "    sensor.gps: {type: pose, topic: fix, sigma: [], axes: []}\n"
+    )
+    node = from_file(context, file)
+    assert TableParameters(node).load() == load_parameters(file)
+    assert list(node.get_parameter("sensor.gps.sigma").value) == []
+    node.destroy_node()
+    file.write_text(file.read_text() + "    tracks: []\n    solver.rate: []\n")
+    node = from_file(context, file)
+    with pytest.raises(DnlsError) as caught:
+        TableParameters(node).load()
+    assert "tracks: is empty; name at least one track" in str(caught.value)
+    assert "solver.rate: got [] (list); expected a number" in str(caught.value)
+    node.destroy_node()
 
 
 def test_descriptors_say_unit_range_and_when(rig: Rig):

@@ -23,7 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 from dnls_ros import __version__
 from dnls_ros.errors import DnlsError
 from dnls_ros.ros.inbox import Inbox
-from dnls_ros.ros.parameters import TableParameters
+from dnls_ros.ros.parameters import TableNode, TableParameters
 from dnls_ros.ros.pose_service import PoseService
 from dnls_ros.ros.publish import PublisherThread
 from dnls_ros.ros.solver import SolverThread
@@ -70,7 +70,7 @@ class _NodeLog:
         self._logger.error(text, throttle_duration_sec=self._throttle)
 
 
-class EstimatorNode(LifecycleNode):
+class EstimatorNode(TableNode, LifecycleNode):
     """Reads the sensors' topics, publishes optimized poses."""
 
     def __init__(self, ended: threading.Event) -> None:

@@ -65,6 +65,23 @@ class RefusedParameterError(ParameterNotDeclaredException):
         Exception.__init__(self, reason)
 
 
+class TableNode(Node):
+    """A node whose parameter files may hold empty lists.
+
+    ROS reads ``[]`` as a value without a type, and rclpy's Node ends with an exception when it is
+    told to declare one. Such overrides are set aside, for the table to say what they mean.
+    """
+
+    def declare_parameters(
+        self, namespace: str, parameters: Sequence[Any], ignore_override: bool = False
+    ) -> list[Parameter]:
+        """Declares those that have a value."""
+        empty = {p[0] for p in parameters if len(p) > 1 and p[1] is None}
+        self.empty_lists: frozenset[str] = getattr(self, "empty_lists", frozenset()) | empty
+        typed = [p for p in parameters if p[0] not in empty]
+        return super().declare_parameters(namespace, typed, ignore_override)
+
+
 class TableParameters:
     """The node's parameters, what was given of them, and when they may change.
 
@@ -74,7 +91,7 @@ class TableParameters:
             None while there is no estimator.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: TableNode) -> None:
         """Takes note of the overrides and watches later changes."""
         self._node = node
         self._given = {name for name in node.get_parameters_by_prefix("") if not _is_ros_own(name)}
@@ -89,7 +106,8 @@ class TableParameters:
 
     def load(self) -> EstimatorConfig:
         """Checks what was given and declares the rest; DnlsError lists every problem."""
-        values = {name: _plain(self._node.get_parameter(name).value) for name in self._given}
+        values: dict[str, Any] = {name: [] for name in self._node.empty_lists}
+        values |= {name: _plain(self._node.get_parameter(name).value) for name in self._given}
         config = load_parameters(values, self._node.get_name())
         self._own_change = True
         try:
@@ -135,7 +153,7 @@ class TableParameters:
                 self._node.set_parameters([_parameter(name, value, row)])
             self._node.set_descriptor(name, descriptor)
             return
-        self._node.declare_parameter(name, _parameter(name, value, row).value, descriptor)
+        self._node.declare_parameter(name, value, descriptor, ignore_override=True)
 
     def _look_at(self, parameters: list[Parameter]) -> list[Parameter]:
         """Refuses names that do not exist and values that are wrong on their own."""
@@ -159,7 +177,7 @@ class TableParameters:
 
     def _may_set(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         """Refuses what may not change now; hands dynamic changes to the running estimator."""
-        own = [p for p in parameters if not _is_ros_own(p.name)]
+        own = [p for p in parameters if not _is_ros_own(p.name) and not self._is_held(p)]
         if self._own_change or not own:
             return SetParametersResult(successful=True)
         fixed = [p.name for p in own if p.type_ == Parameter.Type.NOT_SET or not _is_dynamic(p)]
@@ -167,6 +185,14 @@ class TableParameters:
             return _refusal(f"{', '.join(fixed)}: {INACTIVE_ONLY}")
         changes = {p.name: _plain(p.value) for p in own if p.name not in fixed}
         return self._apply_now(changes) if changes else SetParametersResult(successful=True)
+
+    def _is_held(self, parameter: Parameter) -> bool:
+        """Whether a parameter has this value already."""
+        if not self._node.has_parameter(parameter.name):
+            return False
+        held = self._node.get_parameter(parameter.name)
+        same_type = held.type_ == parameter.type_
+        return same_type and _plain(held.value) == _plain(parameter.value)
 
     def _apply_now(self, changes: dict[str, Any]) -> SetParametersResult:
         """Dynamic changes, all or none; without an estimator they wait for the next configure."""

@@ -274,9 +274,10 @@ def resolve_sensor(
     v = block.values
     track = tracks.get(v["track"] or next(iter(tracks), ""))
     if track is None:
-        problems.add(
-            f"{block.prefix}track", f"got '{v['track']}'; expected one of {sorted(tracks)}"
-        )
+        if tracks:
+            problems.add(
+                f"{block.prefix}track", f"got '{v['track']}'; expected one of {[*tracks]}"
+            )
         return None
     possible = [a for a in AXES_OF[v["type"]] if not track.planar or a in PLANAR_AXES]
     turns = v["type"] == "imu" and v["differential"]
