@@ -32,9 +32,9 @@ from node_rig import (
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from dnls_ros.io.compose_outputs import UNKNOWN_VARIANCE, usable_covariance
 from dnls_ros.ros.listen import OdometryListener
 from dnls_ros.ros.live import NodeProcess, free_domain, local_node
-from dnls_ros.ros.publish import UNKNOWN_VARIANCE, usable_covariance
 from dnls_ros.ros.types import message_class
 
 pytestmark = [

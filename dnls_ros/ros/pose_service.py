@@ -14,9 +14,9 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from dnls_ros.io.compose import Composer
+from dnls_ros.io.compose_outputs import usable_covariance
 from dnls_ros.io.convert import stamp_to_ns
 from dnls_ros.ros.inbox import Ask, Inbox
-from dnls_ros.ros.publish import usable_covariance
 from dnls_ros.ros.types import message_class
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.results import PoseAt

@@ -1,173 +1,220 @@
-"""The publisher thread: results of the solver as odometry, pose and path.
+"""The publisher thread: everything that leaves the node on topics.
 
-Composing messages in Python costs as much as a small solve, so it happens beside the solver. What
+Composing messages in Python costs as much as a small solve, so it happens beside the solver, which
+never waits for it: what comes faster than it can leave is dropped, oldest first, and counted. What
 leaves is checked once more: finite, a covariance that means something, stamps that strictly
-increase per topic.
+increase per topic. What only depends on time (status, diagnostics, predicted odometry) leaves
+whether or not the solver says anything.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from itertools import chain
 
-import numpy as np
+from rclpy.clock import ROSClock
 from rclpy.node import Node
-from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from dnls_ros.io.compose import Composer
-from dnls_ros.ros.path import PathHistory
+from dnls_ros.ros.publish_health import HealthOutputs
+from dnls_ros.ros.publish_queue import OutputQueue
+from dnls_ros.ros.publish_tf import TfBroadcasts
+from dnls_ros.ros.publish_topics import Every, Topics
+from dnls_ros.ros.publish_tracks import TrackOutputs
+from dnls_ros.ros.publish_window import WindowOutputs
 from dnls_ros.ros.types import message_class
-from dnls_ros.runtime.types import Output, Status
-from dnls_ros.window.config import EstimatorConfig, TrackConfig
-from dnls_ros.window.measurements import Array
-from dnls_ros.window.results import StepResult, TrackEstimate
+from dnls_ros.runtime.transforms import Transforms
+from dnls_ros.runtime.types import Event, Level, Output, Status
+from dnls_ros.window.config import EstimatorConfig
+from dnls_ros.window.estimator import Estimator
+from dnls_ros.window.ingress import Settled
+from dnls_ros.window.results import StepResult
+from dnls_ros.window.snapshot import WindowSnapshot, snapshot
+from dnls_ros.window.wanted import Wanted
 
-UNKNOWN_VARIANCE = 1e6
-"""On the diagonal where the estimator has no covariance [m², rad²]."""
-OFF_PLANE_VARIANCE = 1e-9
-"""Of z, roll and pitch of a body that moves on a plane [m², rad²]: certain, yet not zero."""
+IDLE = 0.1
+"""Longest sleep [s]; so long may it take until a new listener is noticed."""
+SIMULATED_TICK = 0.002
+"""Sleep while predicted odometry follows a simulated clock, whose steps nobody announces [s]."""
+RESTART_CODES = ("time.jump_back",)
+"""Events after which stamps start anew."""
 
-
-def usable_covariance(covariance: Array | None) -> Array:
-    """A covariance (6, 6) fit to leave: unknown becomes huge, exact axes become nearly exact."""
-    if covariance is None or not np.isfinite(covariance).all() or not covariance.any():
-        return UNKNOWN_VARIANCE * np.eye(6)
-    exact = np.diag(covariance) <= 0.0
-    return covariance + np.diag(np.where(exact, OFF_PLANE_VARIANCE - np.diag(covariance), 0.0))
-
-
-@dataclass
-class TrackOutputs:
-    """The topics of one track and what was last sent on them."""
-
-    track: TrackConfig
-    frame: str
-    odometry: Publisher
-    pose: Publisher
-    path: Publisher
-    history: PathHistory
-    last_stamp: int = 0
-    last_path: float = -np.inf
-
-    def publish(self, estimate: TrackEstimate, composer: Composer, path_period: float) -> None:
-        """Sends the newest state if it is newer than the last, and the path when it is time."""
-        self.history.extend(
-            np.concatenate([estimate.settled_stamps, estimate.stamps]),
-            np.concatenate([estimate.settled_poses, estimate.poses]),
-        )
-        stamp, pose = int(estimate.stamps[-1]), estimate.poses[-1]
-        if stamp > self.last_stamp and np.isfinite(pose).all():
-            self.last_stamp = stamp
-            self._publish_state(stamp, pose, estimate, composer)
-        self._publish_path(stamp, composer, path_period)
-
-    def _publish_state(
-        self, stamp: int, pose: Array, estimate: TrackEstimate, composer: Composer
-    ) -> None:
-        """Odometry and the latched pose of one stamp."""
-        covariance = usable_covariance(estimate.covariance)
-        finite = bool(np.isfinite(estimate.twist).all())
-        twist = estimate.twist if finite else np.zeros(6)
-        known = estimate.twist_covariance if finite else None
-        odometry = composer.odometry(
-            stamp,
-            self.frame,
-            self.track.child_frame,
-            pose,
-            twist,
-            covariance,
-            usable_covariance(known),
-        )
-        self.odometry.publish(odometry)
-        message = message_class("geometry_msgs/msg/PoseWithCovarianceStamped")
-        self.pose.publish(message(header=odometry.header, pose=odometry.pose))
-
-    def _publish_path(self, stamp: int, composer: Composer, period: float) -> None:
-        """The path, at most once a period and only if someone listens."""
-        now = time.monotonic()
-        if now - self.last_path < period or not self.path.get_subscription_count():
-            return
-        self.last_path = now
-        poses = self.history.messages(composer, self.frame)
-        message = message_class("nav_msgs/msg/Path")
-        self.path.publish(message(header=composer.header(stamp, self.frame), poses=poses))
+Item = Output | Status | WindowSnapshot | Transforms | EstimatorConfig
 
 
 class PublisherThread:
-    """Takes results and publishes them in order."""
+    """Takes what the solver says and publishes it in order.
+
+    Args:
+        node: Whose topics they are.
+        config: Tracks, sensors and rates.
+    """
 
     def __init__(self, node: Node, config: EstimatorConfig) -> None:
-        """Creates the topics of every published track."""
-        self._composer = Composer(message_class)
-        rate = config.publish.path_rate
-        self._path_period = 1.0 / rate if rate > 0.0 else np.inf
-        published = [track for track in config.tracks if track.publish]
+        """Creates the topics and starts the thread."""
+        self.wanted = Wanted(prediction=config.publish.predicted_rate > 0.0)
         self._node = node
-        self._outputs = {
-            track.name: _outputs(
-                node, config, track, f"{track.name}/" if len(published) > 1 else ""
+        self._config = config
+        self._clock = node.get_clock()
+        compose = Composer(message_class)
+        self._topics = Topics(node)
+        published = [track for track in config.tracks if track.publish]
+        self._tracks = {
+            track.name: TrackOutputs(
+                self._topics,
+                compose,
+                config,
+                track,
+                f"{track.name}/" if len(published) > 1 else "",
             )
             for track in published
         }
-        self._results: queue.SimpleQueue[StepResult | None] = queue.SimpleQueue()
+        self._health = HealthOutputs(node, self._topics, compose, config)
+        self._window = WindowOutputs(self._topics, compose, config)
+        self._tf = TfBroadcasts(node, self._topics, compose, config)
+        self._predicted_due = Every(config.publish.predicted_rate)
+        self._queue: OutputQueue[Item] = OutputQueue()
+        self._shown_window = 0  # owned by the solver's thread
         self._thread = threading.Thread(target=self._run, name="publisher")
         self._thread.start()
 
-    def put(self, output: Output | Status) -> None:
-        """Takes an output of the session to be published."""
-        if isinstance(output, StepResult) and output.accepted:
-            self._results.put(output)
+    def put(self, item: Item) -> None:
+        """Takes something to be published; never waits.
+
+        An `Output` or `Status` of the session, a snapshot, transforms that were heard on tf (they
+        show who else broadcasts), or a changed configuration of the same tracks and sensors.
+        """
+        self._queue.put(item)
+
+    def look(self, estimator: Estimator) -> None:
+        """Tells an estimator what is wanted, and takes a snapshot of its window if one is due.
+
+        For the thread that owns the estimator, after it put the results.
+        """
+        estimator.wanted = self.wanted
+        solved = estimator.solved
+        if solved is None or solved.window_id == self._shown_window or not self._window.order():
+            return
+        self._shown_window = solved.window_id
+        shot = snapshot(estimator)
+        if shot is not None:
+            self._queue.put(shot)
 
     def topics(self) -> list[str]:
         """Fully resolved names of what is published."""
-        outputs = self._outputs.values()
-        return [p.topic_name for o in outputs for p in (o.odometry, o.pose, o.path)]
+        return self._topics.names
+
+    @property
+    def dropped(self) -> int:
+        """Outputs that found no room in the queue."""
+        return self._queue.dropped
 
     def stop(self) -> None:
         """Publishes what is left, ends the thread and removes the topics."""
-        self._results.put(None)
+        self._queue.close()
         self._thread.join()
-        for outputs in self._outputs.values():
-            for publisher in (outputs.odometry, outputs.pose, outputs.path):
-                self._node.destroy_publisher(publisher)
+        self._topics.stop()
 
     def _run(self) -> None:
-        """Publishes until told to stop."""
-        while (result := self._results.get()) is not None:
-            try:
-                self._publish(result)
-            except Exception as error:  # a closing context, a full disk of a middleware: not ours
-                text = f"publishing failed: {type(error).__name__}: {error}"
-                self._node.get_logger().error(text, throttle_duration_sec=5.0)
+        """Publishes until told to stop; what is left then leaves too."""
+        while not self._queue.ended:
+            item = self._queue.take(self._wait())
+            if item is not None:
+                self._guarded(lambda item=item: self._publish(item))
+            self._guarded(self._tick)
+        self._guarded(self._window.clear)
 
-    def _publish(self, result: StepResult) -> None:
-        """Every published track of one result."""
-        for name, outputs in self._outputs.items():
+    def _guarded(self, publish: Callable[[], object]) -> None:
+        """A closing context, a full disk of a middleware: said, and not the end."""
+        try:
+            publish()
+        except Exception as error:
+            text = f"publishing failed: {type(error).__name__}: {error}"
+            self._node.get_logger().error(text, throttle_duration_sec=5.0)
+
+    def _publish(self, item: Item) -> None:
+        """One item, by what it is."""
+        if isinstance(item, StepResult):
+            self._health.solved(item)
+            if item.accepted:
+                self._publish_estimates(item)
+        elif isinstance(item, Event):
+            self._health.event(item)
+            if item.code in RESTART_CODES:
+                self._restart()
+        elif isinstance(item, Settled):
+            self._health.settled(item)
+            if item.evidence is not None and item.evidence.lines:
+                self._window.reject(item.evidence.lines, time.monotonic())
+        elif isinstance(item, Status):
+            self._health.take_status(item)
+        elif isinstance(item, WindowSnapshot):
+            self._window.publish(item, time.monotonic())
+        elif isinstance(item, Transforms):
+            self._say(self._tf.hear(item))
+        else:
+            self._reconfigure(item)
+
+    def _publish_estimates(self, result: StepResult) -> None:
+        """Every published track of an accepted result, then their transforms."""
+        now, clock = time.monotonic(), self._clock.now().nanoseconds
+        for name, outputs in self._tracks.items():
             estimate = result.tracks.get(name)
             if estimate is not None and len(estimate.stamps):
-                outputs.publish(estimate, self._composer, self._path_period)
+                outputs.publish(estimate, now, clock)
+        self._say(self._tf.publish(result))
 
+    def _say(self, events: Iterable[Event]) -> None:
+        """Events of our own; the session's are said by whoever drives it."""
+        for event in events:
+            self._health.event(event)
+            log = self._node.get_logger()
+            say = log.info if event.level is Level.INFO else log.warning
+            say(f"{event.code}: {event.text}")
 
-def _outputs(node: Node, config: EstimatorConfig, track: TrackConfig, prefix: str) -> TrackOutputs:
-    """The three topics of a track."""
+    def _restart(self) -> None:
+        """Time has jumped back: stamps of a new past may leave."""
+        for outputs in self._tracks.values():
+            outputs.restart()
+        self._tf.restart()
 
-    def publisher(type_name: str, topic: str, depth: int, latched: bool = False) -> Any:
-        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
-        qos = QoSProfile(
-            depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=durability
-        )
-        return node.create_publisher(message_class(type_name), prefix + topic, qos)
+    def _reconfigure(self, config: EstimatorConfig) -> None:
+        """Takes over rates and limits; tracks and sensors are the same."""
+        self._config = config
+        self._predicted_due.rate = config.publish.predicted_rate
+        self.wanted.prediction = config.publish.predicted_rate > 0.0
+        for outputs in self._tracks.values():
+            outputs.reconfigure(config)
+        self._health.reconfigure(config)
+        self._window.reconfigure(config)
+        self._tf.reconfigure(config)
 
-    pose_type = "geometry_msgs/msg/PoseWithCovarianceStamped"
-    return TrackOutputs(
-        track=track,
-        frame=track.parent_frame,
-        odometry=publisher("nav_msgs/msg/Odometry", "odometry/filtered", 10),
-        pose=publisher(pose_type, "pose", 1, latched=True),
-        path=publisher("nav_msgs/msg/Path", "path", 1),
-        history=PathHistory(config.history.duration, config.publish.path_max_poses),
-    )
+    def _tick(self) -> None:
+        """What depends on time alone."""
+        now, clock = time.monotonic(), self._clock.now().nanoseconds
+        wanted = self.wanted
+        wanted.details = self._health.stats_wanted
+        wanted.evidence = self._health.measurements_wanted
+        wanted.rejected = self._window.watched
+        status = self._health.status
+        leaves = status is not None and status.state.publishes
+        if leaves and self._predicted_due.due(clock * 1e-9):
+            for outputs in self._tracks.values():
+                outputs.publish_predicted(clock, self._config.health.max_prediction)
+        if self._health.wait(now) <= 0.0 or self._health.changed:
+            latencies = chain(*(outputs.latencies for outputs in self._tracks.values()))
+            more = {"outputs_dropped": str(self._queue.dropped)}
+            if self._tf.conflict:
+                more["tf_conflict"] = self._tf.conflict
+            self._health.tick(now, clock, latencies, more)
+
+    def _wait(self) -> float:
+        """How long the thread may sleep [s]."""
+        clock = self._clock.now().nanoseconds * 1e-9
+        predicted = self._predicted_due.wait(clock)
+        simulated = isinstance(self._clock, ROSClock) and self._clock.ros_time_is_active
+        if simulated and predicted < IDLE:
+            predicted = SIMULATED_TICK
+        return max(0.0, min(IDLE, predicted, self._health.wait(time.monotonic())))
