@@ -147,8 +147,7 @@ def _report_unknown(
     }
     for name, value in given.items():
         head, _, rest = name.partition(".")
-        within = name in blocks or any(other.startswith(f"{name}.") for other in valid)
-        if value == {} and within:
+        if value == {} and (name in blocks or any(v.startswith(f"{name}.") for v in valid)):
             continue  # a group or a block of which nothing is given
         if name in valid or head in ROS_OWN:
             continue
