@@ -14,11 +14,11 @@ import traceback
 from collections.abc import Sequence
 
 from dnls_ros import __version__
-from dnls_ros.cli import convert, demo, evaluate, export, migrate, params, replay, sim
+from dnls_ros.cli import convert, demo, doctor, evaluate, export, migrate, params, replay, sim
 from dnls_ros.cli.common import Exit, Parser
 from dnls_ros.errors import DnlsError, UnreadableInputError
 
-COMMANDS = (sim, replay, evaluate, export, convert, params, migrate, demo)
+COMMANDS = (sim, replay, doctor, evaluate, export, convert, params, migrate, demo)
 
 
 def build_parser() -> Parser:

@@ -11,7 +11,7 @@ import bz2
 import gzip
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import McapReader
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.definitions import typestore
@@ -135,6 +136,48 @@ class BagReader:
         chosen = None if topics is None else self._known(topics)
         picked = [one for one in reader.connections if chosen is None or one.topic in chosen]
         return self._read(picked, start, end)
+
+    @property
+    def connections(self) -> list[Any]:
+        """The recording's connections as ``rosbags`` has them: types, definitions, QoS."""
+        return list(self._opened.connections)
+
+    @property
+    def is_ros1(self) -> bool:
+        """Whether it is a ROS 1 bag, whose messages are serialized in another way."""
+        return not self._opened.is2
+
+    def knows(self, type_name: str) -> bool:
+        """Whether messages of a type can be decoded."""
+        return type_name in self._opened.typestore.fielddefs
+
+    def fields(self, type_name: str) -> tuple[tuple[str, Any], ...]:
+        """Names and types of a known type's fields, as ``rosbags`` describes them."""
+        return tuple(self._opened.typestore.fielddefs[type_name][1])
+
+    def raw_messages(
+        self, connections: Sequence[Any], start: int | None = None, end: int | None = None
+    ) -> Iterator[tuple[Any, int, bytes]]:
+        """Read serialized messages lazily: connection, receive stamp [ns], bytes.
+
+        A file without an index is read in the order in which it was written.
+
+        Raises:
+            UnreadableInputError: The recording is damaged further on.
+        """
+        reader = self._opened
+        if not connections:
+            return
+        storage = getattr(reader.readers[0], "storage", None)
+        with _explained(self.path):
+            if isinstance(storage, McapReader) and not storage.chunks:
+                yield from storage.messages_scan(connections, start, end)
+            else:
+                yield from reader.messages(connections, start, end)
+
+    def decode(self, raw: bytes, type_name: str) -> Any:
+        """Decode one serialized message of a known type; raises what ``rosbags`` raises."""
+        return self._opened.deserialize(raw, type_name)
 
     def _read(
         self, connections: list[Any], start: int | None, end: int | None
