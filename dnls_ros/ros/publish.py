@@ -107,6 +107,11 @@ class PublisherThread:
         return self._topics.names
 
     @property
+    def waiting(self) -> int:
+        """Outputs that have not left yet; a replay waits for them, a live solver never does."""
+        return self._queue.waiting
+
+    @property
     def dropped(self) -> int:
         """Outputs that found no room in the queue."""
         return self._queue.dropped

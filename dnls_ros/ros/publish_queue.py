@@ -62,6 +62,11 @@ class OutputQueue(Generic[ItemT]):
             return self._closed and not self._items
 
     @property
+    def waiting(self) -> int:
+        """Items that have not been taken."""
+        return len(self._items)
+
+    @property
     def dropped(self) -> int:
         """Items that found no room."""
         return self._dropped
