@@ -131,7 +131,13 @@ class EstimatorNode(TableNode, LifecycleNode):
         solver_log = _NodeLog(self, config.log.throttle)
         clock = self.get_clock()
         solver = SolverThread(
-            config, inbox, publisher.put, solver_log, Session, lambda: clock.now().nanoseconds
+            config,
+            inbox,
+            publisher.put,
+            solver_log,
+            Session,
+            lambda: clock.now().nanoseconds,
+            publisher.look,
         )
         runs_on = solver.start()
         self._solver = self._add(solver)

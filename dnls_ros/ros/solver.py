@@ -31,6 +31,7 @@ from dnls_ros.window.measurements import (
 
 if TYPE_CHECKING:
     from dnls_ros.runtime.session import Session
+    from dnls_ros.window.estimator import Estimator
 
 IDLE = 0.1
 """Longest sleep without work, and longest age of the status under load [s]."""
@@ -61,6 +62,7 @@ class SolverThread:
         log: Takes events and failures as sentences.
         make: Builds the session, on the thread.
         clock: The ROS clock [ns].
+        look: Looks at the estimator after each item of work, when its results were published.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class SolverThread:
         log: Log,
         make: Callable[[EstimatorConfig], Session],
         clock: Callable[[], int],
+        look: Callable[[Estimator], object] = lambda _: None,
     ) -> None:
+        self._look = look
         self._config = config
         self._inbox = inbox
         self._publish = publish
@@ -141,6 +145,7 @@ class SolverThread:
             session = self._make(self._config)
             calibrate_from_files(session, self._config)
             self._description = "; ".join(session.estimator.choices)
+            self._look(session.estimator)
             self._account(session)
         except Exception as error:
             self._failure = error
@@ -159,6 +164,10 @@ class SolverThread:
             except Exception as error:
                 self._failed(type(work).__name__, error)
             changed = self._say(session)
+            try:
+                self._look(session.estimator)
+            except Exception as error:
+                self._failed("a snapshot of the window", error)
             if changed or work is None or time.monotonic() - self._accounted > IDLE:
                 self._account(session)
         self._began = None
