@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rclpy.action.server import ActionServer, CancelResponse, GoalResponse
 from rclpy.executors import SingleThreadedExecutor
@@ -41,10 +42,16 @@ from dnls_ros.ros.replaying import (
 )
 from dnls_ros.ros.running import OK, PlainNode, Setting, exit_code_of, run_node
 from dnls_ros.ros.types import message_class
-from dnls_ros.runtime.types import Output, Status
+from dnls_ros.runtime.types import Event, Level, Output, Status
+from dnls_ros.window.config import EstimatorConfig
+
+if TYPE_CHECKING:
+    from dnls_ros.runtime.session import Session
 
 NAME = "dnls_replay"
 ACTION = "dnls_ros/action/ReplayBag"
+MOST_WAITING = 500
+"""Outputs that may wait for the publisher: less than it keeps."""
 SETTINGS = {
     "bag": Setting("", "recording to replay; '' = serve the action"),
     "params_file": Setting("", "parameter file of the estimator"),
@@ -58,22 +65,34 @@ SETTINGS = {
 
 
 class NodeStage:
-    """Shows one replay on a node's topics."""
+    """Shows replays with one configuration on a node's topics, one after the other."""
 
-    def __init__(self, node: Node, clock: Any, request: Request) -> None:
+    def __init__(self, node: Node, clock: Any, config: EstimatorConfig) -> None:
         """Creates the topics of the estimator node."""
-        self._publisher = PublisherThread(node, request.config)
+        self.config = config
+        self._publisher = PublisherThread(node, config)
         self._clock = clock
         self._composer = Composer(message_class)
 
+    def begin(self) -> None:
+        """Another replay begins: stamps start anew."""
+        text = "a replay begins"
+        self._publisher.put(Event(0, Level.INFO, "time.jump_back", text))
+
     def clock(self, stamp: int) -> None:
         """Publishes data time."""
-        time = self._composer.time(stamp)
-        self._clock.publish(message_class("rosgraph_msgs/msg/Clock")(clock=time))
+        now = self._composer.time(stamp)
+        self._clock.publish(message_class("rosgraph_msgs/msg/Clock")(clock=now))
 
     def put(self, output: Output | Status) -> None:
-        """Publishes what the session said."""
+        """Publishes what the session said, all of it: a fast replay waits."""
+        while self._publisher.waiting > MOST_WAITING:
+            time.sleep(1e-3)
         self._publisher.put(output)
+
+    def look(self, session: Session) -> None:
+        """Publishes the window where someone listens to it."""
+        self._publisher.look(session.estimator)
 
     def stop(self) -> None:
         """Publishes what is left and removes the topics."""
@@ -95,7 +114,8 @@ class ReplayNode(PlainNode):
 
     def __init__(self) -> None:
         """Declares the parameters and offers the action."""
-        super().__init__(NAME, SETTINGS)
+        # Its own time is that of the recording, which it publishes itself.
+        super().__init__(NAME, SETTINGS, sim_time=True)
         # Time sources listen to /clock, whatever the namespace.
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         kind = message_class("rosgraph_msgs/msg/Clock")
@@ -103,6 +123,7 @@ class ReplayNode(PlainNode):
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._busy = False
+        self._stage: NodeStage | None = None
         self._server = ActionServer(
             self,
             message_class(ACTION),
@@ -119,6 +140,8 @@ class ReplayNode(PlainNode):
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        if self._stage is not None:
+            self._stage.stop()
         self._server.destroy()
 
     def _play(self) -> None:
@@ -166,10 +189,8 @@ class ReplayNode(PlainNode):
 
     def _once(self, job: Job) -> Replayed | Exception:
         """One replay."""
-        stage: NodeStage | None = None
         try:
-            if job.request.publish:
-                stage = NodeStage(self, self._clock_publisher, job.request)
+            stage = self._stage_for(job.request)
             watch = Watch(self._stop, stage, job.report)
             return run_replay(job.request, self._folder(job.request.bag), watch)
         except DnlsError as error:
@@ -178,9 +199,17 @@ class ReplayNode(PlainNode):
             trace = "".join(traceback.format_exception(error))
             self.get_logger().error(f"the replay failed\n{trace}")
             return error
-        finally:
-            if stage is not None:
-                stage.stop()
+
+    def _stage_for(self, request: Request) -> NodeStage | None:
+        """Where a replay is shown; topics stay as long as the configuration does."""
+        if not request.publish:
+            return None
+        if self._stage is None or self._stage.config != request.config:
+            if self._stage is not None:
+                self._stage.stop()
+            self._stage = NodeStage(self, self._clock_publisher, request.config)
+        self._stage.begin()
+        return self._stage
 
     def _folder(self, bag: Path) -> Path:
         """Where the results of a recording go: named after it."""

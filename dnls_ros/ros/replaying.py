@@ -91,6 +91,9 @@ class Stage(Protocol):
     def put(self, output: Output | Status) -> None:
         """Takes what the session says."""
 
+    def look(self, session: Session) -> None:
+        """Looks at the session, when what it said has been put."""
+
 
 def make_request(
     bag: str,
@@ -170,6 +173,7 @@ class Watch:
         if changed or self._stamp - self._status >= STATUS_PERIOD:
             self._status = self._stamp
             self._stage.put(session.status())
+        self._stage.look(session)
 
     def finish(self) -> None:
         """Reports the end."""

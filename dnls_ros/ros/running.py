@@ -14,6 +14,7 @@ import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import Executor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
@@ -62,13 +63,19 @@ class PlainNode(Node):
         ended: Set when the node has nothing more to do.
     """
 
-    def __init__(self, name: str, settings: Mapping[str, Setting]) -> None:
-        """Creates it and declares its parameters.
+    def __init__(
+        self, name: str, settings: Mapping[str, Setting], *, sim_time: bool = False
+    ) -> None:
+        """Creates it and declares its parameters; ``sim_time``: what use_sim_time is by default.
 
         Raises:
             DnlsError: One is unknown or of a wrong type.
         """
-        super().__init__(name, automatically_declare_parameters_from_overrides=True)
+        super().__init__(
+            name,
+            automatically_declare_parameters_from_overrides=True,
+            parameter_overrides=[Parameter("use_sim_time", value=True)] if sim_time else [],
+        )
         self.exit_code = OK
         self.ended = threading.Event()
         self._settings = settings
