@@ -216,6 +216,15 @@ def test_every_number_has_a_range_and_every_row_a_meaning():
             assert (row.range is None) is (row.name in free), row.name
 
 
+def test_every_row_is_read_somewhere():
+    """By its name as an attribute: it cannot tell whether it is obeyed, only that it might be."""
+    own = {"config.py", "params.py"}
+    files = [p for p in (ROOT / "dnls_ros").rglob("*.py") if p.name not in own]
+    code = "\n".join(p.read_text() for p in files if not p.name.startswith("parameter"))
+    read = set(re.findall(r"\.([a-z_]+)\b", code))
+    assert [name for name, row in ROWS.items() if row.name.split(".")[-1] not in read] == []
+
+
 def test_all_changes_are_checked_together_or_none_applies():
     lines_of = {"solver.rate": 0.0, "solver.rat": 1.0, "num_threads": 2, "publish": {"tf": True}}
     with pytest.raises(DnlsError) as caught:
