@@ -303,14 +303,16 @@ def test_messages_are_read_and_their_bad_parts_told_apart() -> None:
         message("odom", "base", pose=(0,) * 7),
         SimpleNamespace(),
     ]
-    heard, problems = read_transforms(SimpleNamespace(transforms=[*bad[:2], good, *bad[2:]]), True)
+    heard = read_transforms(SimpleNamespace(transforms=[*bad[:2], good, *bad[2:]]), True)
+    problems = heard.problems
     assert heard.static
+    assert heard.newest == SECOND + 5
     (one,) = heard.transforms
     assert (one.parent, one.child, one.stamp) == ("/odom", "/base", SECOND + 5)
     assert_allclose(one.pose, [1, 2, 3, 0, 0, 0, 1])
     assert len(problems) == len(bad)
     assert problems[0].startswith("transforms[0]: ")
     assert "header.frame_id" in problems[0]
-    heard, problems = read_transforms(SimpleNamespace(), False)
+    heard = read_transforms(SimpleNamespace(), False)
     assert not heard.transforms
-    assert "no TFMessage" in problems[0]
+    assert "no TFMessage" in heard.problems[0]

@@ -14,22 +14,19 @@ TF_TOPICS = {"tf": False, "tf_static": True}
 """Relative name of a tf topic → whether its transforms are static."""
 
 
-def read_transforms(message: Any, static: bool) -> tuple[Transforms, list[str]]:
+def read_transforms(message: Any, static: bool) -> Transforms:
     """Read a TFMessage; never raises.
 
     Args:
         message: Any object with its attributes.
         static: Whether it came from tf_static.
-
-    Returns:
-        The transforms that can be read, and a sentence for each that cannot.
     """
     found: list[StampedTransform] = []
     problems: list[str] = []
     try:
         items = list(message.transforms)
     except Exception as error:  # a foreign object may raise anything
-        return Transforms((), static), [f"no TFMessage: {type(error).__name__}: {error}"]
+        return Transforms((), static, (f"no TFMessage: {type(error).__name__}: {error}",))
     for k, item in enumerate(items):
         try:
             found.append(_transform(item))
@@ -37,7 +34,15 @@ def read_transforms(message: Any, static: bool) -> tuple[Transforms, list[str]]:
             problems.append(f"transforms[{k}]: {refusal}")
         except Exception as error:  # ″
             problems.append(f"transforms[{k}]: {type(error).__name__}: {error}")
-    return Transforms(tuple(found), static), problems
+    return Transforms(tuple(found), static, tuple(problems))
+
+
+def transforms_of(topic: str, type_name: str, message: Any) -> Transforms | None:
+    """Read a recorded message if its topic, ``"/tf"`` for example, is one of tf's; else None."""
+    static = TF_TOPICS.get(topic.lstrip("/"))
+    if static is None or type_name not in TF_TYPES:
+        return None
+    return read_transforms(message, static)
 
 
 def _transform(item: Any) -> StampedTransform:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rclpy.duration import Duration
@@ -72,8 +73,8 @@ class TransformSubscriptions:
 
     def _receiver(self, topic: str, static: bool) -> Callable[[Any], None]:
         def receive(message: Any) -> None:
-            heard, problems = read_transforms(message, static)
-            for text in problems:
+            heard = read_transforms(message, static)
+            for text in heard.problems:
                 self._node.get_logger().warning(
                     f"{topic}: {text}", throttle_duration_sec=LOG_PERIOD
                 )
@@ -92,7 +93,7 @@ def _qos(static: bool) -> QoSProfile:
 def without(frames: frozenset[str], heard: Transforms) -> Transforms:
     """The transforms without those of frames that we broadcast: an estimate is no measurement."""
     kept = tuple(one for one in heard.transforms if bare(one.child) not in frames)
-    return Transforms(kept, heard.static)
+    return replace(heard, transforms=kept)
 
 
 def other_broadcasters(node: Node) -> list[str]:

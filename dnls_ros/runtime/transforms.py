@@ -52,10 +52,22 @@ class StampedTransform:
 
 @dataclass(frozen=True, eq=False)
 class Transforms:
-    """What one message of a tf topic says; ``static`` if the topic is tf_static."""
+    """What one message of a tf topic says.
+
+    Attributes:
+        transforms: Those that can be read.
+        static: Whether the topic is tf_static.
+        problems: A sentence for each that cannot.
+    """
 
     transforms: tuple[StampedTransform, ...]
     static: bool
+    problems: tuple[str, ...] = ()
+
+    @property
+    def newest(self) -> int:
+        """The latest stamp [ns]; 0 if there is none."""
+        return max((one.stamp for one in self.transforms), default=0)
 
 
 @dataclass(frozen=True, eq=False)
