@@ -29,6 +29,7 @@ from dnls_ros.ros.publish import PublisherThread
 from dnls_ros.ros.solver import SolverThread
 from dnls_ros.ros.spin import make_executor, spin_until
 from dnls_ros.ros.subscriptions import Subscriptions, check_own_topics
+from dnls_ros.ros.transforms import TransformSubscriptions
 from dnls_ros.ros.watchdog import Watchdog, account
 from dnls_ros.runtime.session import Session
 from dnls_ros.window.config import EstimatorConfig
@@ -144,6 +145,8 @@ class EstimatorNode(TableNode, LifecycleNode):
         self._add(Watchdog(config, solver, log, self._open.is_set))
         self._add(PoseService(self, config, inbox, self._open.is_set))
         self._add(Subscriptions(self, config, inbox, self._open.is_set))
+        if config.publish.tf:  # for odom to base, and for whoever broadcasts our frames too
+            self._add(TransformSubscriptions(self, [publisher.put]))
         log.info(f"dnls_ros {__version__}, configuration {config_hash(config)}; {runs_on}")
 
     def _add(self, part: _PartT) -> _PartT:
