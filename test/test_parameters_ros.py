@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_ros_s_own_parameters_pass(rig: Rig):
 
 def test_what_a_service_changed_is_shown_and_kept(rig: Rig):
     config = rig.start(locked=True)
-    off = config.with_sensors(tuple(s.with_enabled(False) for s in config.sensors))
+    off = config.with_sensors(tuple(replace(s, enabled=False) for s in config.sensors))
     rig.table.adopt(off)
     assert rig.value("sensor.gps.enabled") is False
     assert rig.set(solver__rate=10.0) == ""

@@ -263,10 +263,6 @@ class SensorConfig:
         """The configured body_T_sensor as x y z roll pitch yaw [m, rad]; identity if not given."""
         return self.extrinsic or (0.0,) * 6
 
-    def with_enabled(self, enabled: bool) -> SensorConfig:
-        """The same sensor, switched on or off."""
-        return replace(self, enabled=enabled)
-
     def with_ignition(self, ignition: bool) -> SensorConfig:
         """The same sensor that may, or may not, start its track."""
         return replace(self, ignition=ignition)
