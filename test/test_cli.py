@@ -124,6 +124,7 @@ def test_every_message_of_the_recording_is_accounted_for(recording: Path, replay
     status = json.loads((replayed / "status.json").read_text())
     rows = (replayed / "measurements.csv").read_text().splitlines()[1:]
     topics = {"odometry": "odom", "tags": "camera/tag_detections", "absolute": "gps_pose"}
+    topics["imu"] = "imu"
     with BagReader(recording / "bag") as bag:
         sent = {sensor: bag.topics[topic].count for sensor, topic in topics.items()}
     for sensor, account in status["sensors"].items():
@@ -205,7 +206,7 @@ def test_an_absent_topic_is_a_warning_and_none_present_an_error(
     some = parameters_with(tmp_path, {"tags.topic": "nowhere"})
     assert main([*call, "--params", str(some), "--min-coverage", "0"]) == 0
     assert "has no topic nowhere" in capsys.readouterr().err
-    none = {f"{s}.topic": f"nowhere_{s}" for s in ("odometry", "tags", "absolute")}
+    none = {f"{s}.topic": f"nowhere_{s}" for s in ("odometry", "imu", "tags", "absolute")}
     nothing = parameters_with(tmp_path, {**none, "tags.camera_info_topic": "nowhere_info"})
     assert main([*call, "--params", str(nothing)]) == 3
     assert_one_line(capsys.readouterr().err, "has none of the topics")

@@ -18,7 +18,7 @@ from dnls_ros.window.parameter_table import NODE, SENSOR, TRACK
 from dnls_ros.window.parameters import config_hash, declared, flat, load_parameters
 
 CONFIG = Path(__file__).parents[1] / "config"
-SHIPPED = ("minimal_pose", "localization_2d", "tracking_se3")
+SHIPPED = ("minimal_pose", "localization_2d", "mocap_object_se3")
 
 
 def minimal(**changes: Any) -> dict[str, Any]:
