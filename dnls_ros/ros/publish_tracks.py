@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-import numpy as np
 from rclpy.publisher import Publisher
 
 from dnls_ros.io.compose import Composer
@@ -80,10 +79,8 @@ class TrackOutputs:
         Returns:
             Whether odometry was sent.
         """
-        self._history.extend(
-            np.concatenate([estimate.settled_stamps, estimate.stamps]),
-            np.concatenate([estimate.settled_poses, estimate.poses]),
-        )
+        # States that leave the window in this solve are still among these, with their last poses.
+        self._history.extend(estimate.stamps, estimate.poses)
         stamp = int(estimate.stamps[-1])
         message = None
         if stamp > self._sent:
