@@ -13,7 +13,10 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.ros.parameters import RefusedParameterError, TableNode, TableParameters
@@ -155,6 +158,33 @@ def test_several_wrong_values_are_named_together(rig: Rig):
     assert reason == (
         "solver.rate: got 0; expected 0.5..500 Hz; solver.max_iterations: got 0; expected 1..200"
     )
+
+
+def test_a_client_of_the_parameter_service_gets_the_reasons(rig: Rig, context: Context):
+    rig.start(locked=True)
+    asking = Node("asking", context=context)
+    client = AsyncParameterClient(asking, "dnls_estimator")
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(rig.node)
+    executor.add_node(asking)
+    assert client.wait_for_services(10.0)
+    wanted = {
+        "solver.rate": 1000.0,
+        "solver.rat": 5.0,
+        "num_threads": 2,
+        "solver.max_iterations": 7,
+    }
+    future = client.set_parameters([Parameter(name, value=v) for name, v in wanted.items()])
+    executor.spin_until_future_complete(future, 10.0)
+    executor.shutdown()
+    asking.destroy_node()
+    assert [result.reason for result in future.result().results] == [
+        "solver.rate: got 1000; expected 0.5..500 Hz",
+        "solver.rat: is not a parameter; the nearest valid name is 'solver.rate'",
+        "num_threads: set while inactive; a change counts from the next configure",
+        "",
+    ]
+    assert [config.solver.max_iterations for config in rig.applied] == [7]
 
 
 def test_what_is_set_to_the_value_it_has_is_no_change(rig: Rig):
