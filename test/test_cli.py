@@ -263,6 +263,11 @@ def assert_one_line(text: str, part: str) -> None:
         (["demo", "--out", "x", "--device", "cuda:99"], 2, "cuda:99"),
         (["eval", "missing.tum", "other.tum"], 3, "missing.tum"),
         (["convert", "mrclam", "missing", "--out", "x"], 3, "missing"),
+        (["convert", "slamcore", "missing", "--out", "x"], 3, "missing"),
+        (["doctor"], 2, "bag"),
+        (["doctor", "missing"], 3, "missing"),
+        (["doctor", "missing", "--params", "missing.yaml"], 2, "missing.yaml"),
+        (["doctor", "missing", "--duration", "0"], 2, "--duration"),
         (["convert", "mrclam", "missing", "--out", "x", "--robot", "9"], 2, "--robot"),
         (["params"], 2, "--check"),
     ],
@@ -418,7 +423,7 @@ def test_a_parameter_file_with_problems_lists_them_all(
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("sim", "replay", "eval", "convert", "params", "demo"):
+    for name in ("sim", "replay", "doctor", "eval", "convert", "params", "demo"):
         with pytest.raises(SystemExit) as done:
             build_parser().parse_args([name, "--help"])
         assert done.value.code == 0

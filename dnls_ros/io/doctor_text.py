@@ -14,7 +14,9 @@ from dnls_ros.io.doctor_system import YEAR_2001
 WIDTH = 100
 _HEADS = ("topic", "type", "count", "Hz", "jitter", "gaps", "latency", "frame", "")
 _MARK = {Severity.OK: "ok", Severity.INFO: "info", Severity.WARN: "WARN", Severity.ERROR: "ERROR"}
-_WIDEST = {"topic": 30, "type": 19, "frame": 14}
+_WIDEST = {"topic": 30, "type": 19}
+_FRAME = range(28, 9, -1)
+"""Widths tried for the column of frames, until the table fits."""
 
 
 def as_text(report: Report) -> Iterator[str]:
@@ -53,8 +55,11 @@ def _head(report: Report) -> str:
 
 
 def _table(report: Report) -> Iterator[str]:
-    rows = [_HEADS, *(_row(topic) for topic in report.topics)]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(_HEADS))]
+    for frame in _FRAME:
+        rows = [_HEADS, *(_row(topic, frame) for topic in report.topics)]
+        widths = [max(len(row[k]) for row in rows) for k in range(len(_HEADS))]
+        if sum(widths) + len(widths) - 1 <= WIDTH:
+            break
     for number, row in enumerate(rows):
         left = {0, 1, 7, 8}
         cells = [
@@ -66,28 +71,28 @@ def _table(report: Report) -> Iterator[str]:
             yield " ".join("─" * width for width in widths)
 
 
-def _row(topic: TopicReport) -> tuple[str, ...]:
+def _row(topic: TopicReport, widest: int) -> tuple[str, ...]:
+    """The cells of one topic; frames take at most ``widest`` columns."""
     frames = sorted(topic.frames, key=lambda name: -topic.frames[name])
     frame = (frames[0] or '""') + ("…" if len(frames) > 1 else "") if frames else "-"
     return (
-        _cut(topic.name, "topic"),
-        _cut(topic.type.rpartition("/")[2], "type"),
+        _cut(topic.name, _WIDEST["topic"]),
+        _cut(topic.type.rpartition("/")[2], _WIDEST["type"], at_end=True),
         str(topic.count),
         "-" if topic.rate is None else f"{topic.rate:.4g}",
         _milliseconds(topic.jitter),
         "-" if topic.longest_gap is None else str(topic.gaps),
         _milliseconds(topic.latency),
-        _cut(frame, "frame"),
+        _cut(frame, widest),
         _MARK[topic.severity],
     )
 
 
-def _cut(text: str, column: str) -> str:
-    """A text that fits its column; topics tell most at their end, types at their beginning."""
-    widest = _WIDEST[column]
+def _cut(text: str, widest: int, at_end: bool = False) -> str:
+    """A text that fits; topics and frames tell most at their end, types at their beginning."""
     if len(text) <= widest:
         return text
-    return text[: widest - 1] + "…" if column == "type" else "…" + text[-(widest - 1) :]
+    return text[: widest - 1] + "…" if at_end else "…" + text[-(widest - 1) :]
 
 
 def _milliseconds(seconds: float | None) -> str:
