@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 
 UNKNOWN_VARIANCE = 1e6
 """On the diagonal where the estimator has no covariance [m², rad²]."""
+LARGEST_ENTRY = 1e12
+"""Of a covariance: beyond it nothing is known, and squares may overflow at the receiver."""
 LEAST_VARIANCE = 1e-9
 """Of what is exact, such as z of a body on a plane [m², rad²]: certain, yet not zero."""
 
@@ -27,11 +29,13 @@ LEAST_VARIANCE = 1e-9
 def usable_covariance(covariance: Array | None) -> Array:
     """A covariance (6, 6) fit to leave: symmetric, positive definite, finite.
 
-    Unknown (None, not finite, all zero, or with a negative variance) becomes huge; exact axes
-    become nearly exact.
+    Unknown (None, not finite, immense, all zero, or with a negative variance) becomes huge; exact
+    axes become nearly exact.
     """
     unknown = UNKNOWN_VARIANCE * np.eye(6)
-    if covariance is None or not np.isfinite(covariance).all() or not covariance.any():
+    if covariance is None or not covariance.any():
+        return unknown
+    if not np.abs(covariance).max() <= LARGEST_ENTRY:  # NaN neither
         return unknown
     diagonal = np.diag(covariance)
     if diagonal.min() < -LEAST_VARIANCE:
