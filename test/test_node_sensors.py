@@ -166,7 +166,9 @@ def messages_at(k: int, rng: np.random.Generator) -> dict[str, Any]:
         moved = spatial(truth(1 / RATE) + STEP_SIGMA * rng.normal(size=3))
         noise = np.diag([*STEP_SIGMA[:2], 1, 1, 1, STEP_SIGMA[2]]) ** 2
         before = stamp_of((k - 1) / RATE)
-        made["relative_pose"] = COMPOSE.relative_pose(before, stamp, "map", moved, noise)
+        made["relative_pose"] = COMPOSE.relative_pose(
+            before, stamp, "t_relative_pose", moved, noise
+        )
     return made
 
 
@@ -174,7 +176,9 @@ def range_bearing_message(stamp: int, planar: np.ndarray, rng: np.random.Generat
     delta = np.array(list(POINTS.values())) - planar[:2]
     ranges = np.hypot(*delta.T) + 0.05 * rng.normal(size=len(POINTS))
     bearings = np.arctan2(delta[:, 1], delta[:, 0]) - planar[2] + 0.03 * rng.normal(size=4)
-    return COMPOSE.range_bearing(stamp, "sensor", list(POINTS), ranges, bearings, (0.05, 0.03))
+    return COMPOSE.range_bearing(
+        stamp, "t_range_bearing", list(POINTS), ranges, bearings, (0.05, 0.03)
+    )
 
 
 @pytest.fixture(scope="module")

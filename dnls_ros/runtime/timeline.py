@@ -46,12 +46,14 @@ class Jump:
     Attributes:
         backward: Which way.
         before, after: The newest stamps of the old and of the new time [ns]; 0 = unknown.
+        first: The oldest stamp of the new time [ns]; 0 = unknown.
         why: A sentence.
     """
 
     backward: bool
     before: int
     after: int
+    first: int
     why: str
 
 
@@ -297,7 +299,8 @@ class Timeline:
             for a in (*self.clear(), *held)
             if a not in new
         ]
-        out.append(Jump(backward, before, after, why))
+        first = min((a.stamp for a in new), default=0)
+        out.append(Jump(backward, before, after, first, why))
         self._clock = clock or 0
         for arrived in new:
             self._last[arrived.item.sensor] = arrived.stamp

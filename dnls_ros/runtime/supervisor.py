@@ -1,0 +1,366 @@
+"""Steps under supervision: what is wrong does not count, and is repaired.
+
+A solve is judged before it counts. One that is refused leaves the window as it was (1: rolled
+back); then the step is tried again (2) without what does not fit, (3) with a prior of a hundred
+times the variance, (4) on a new window that starts from the newest absolute measurement, or where
+the track was. The first that holds counts. If none does the new measurements are given up, and
+after ``recovery.attempts`` of such steps in a row the estimate is lost until data start it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dnls_ros.runtime.condition import Condition
+from dnls_ros.runtime.recovery import CONFIRMATION, Critic, Trouble, Witness
+from dnls_ros.runtime.types import EstimatorState, Event, Level
+from dnls_ros.window.config import EstimatorConfig, SensorConfig
+from dnls_ros.window.estimator import Attempt, Estimator
+from dnls_ros.window.measurements import (
+    Measurement,
+    PoseMeasurement,
+    Reason,
+    TwistMeasurement,
+)
+from dnls_ros.window.placement import Anchor, inflated
+from dnls_ros.window.results import StepResult
+
+STRICT = 0.9999
+"""Gate probability of every sensor while suspects are looked for."""
+INFLATION = 100.0
+"""On the variance of a prior that is doubted."""
+QUIET = 1_000_000_000
+"""Repairs of one kind are told once in so much data time [ns]."""
+SHORTEST = 0.02
+"""Least time between two samples of motion over which their speed is judged [s]."""
+ODD = 1.5
+"""Samples of motion so many times faster than the limits are suspects."""
+REFUSALS = (Reason.GATED, Reason.SUSPECT)
+
+
+class Supervisor:
+    """Drives an estimator's steps and repairs it.
+
+    Args:
+        estimator: Whose steps.
+        condition: Where RECOVERING is entered.
+        dump: Keeps a failing window; what became of it.
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        condition: Condition,
+        dump: Callable[[Attempt, int], Sequence[Event]],
+    ) -> None:
+        self._estimator = estimator
+        self._condition = condition
+        self._dump = dump
+        self.reconfigure(estimator.config)
+        self.critic = Critic(estimator.config)
+        self._witness = Witness()
+        self.events: list[Event] = []
+        self.refused = 0
+        self.failed = 0
+        self.forget()
+
+    def reconfigure(self, config: EstimatorConfig) -> None:
+        """Takes over a configuration of the same sensors."""
+        self._config = config
+        closed = replace(config, gate=replace(config.gate, reopen_after=0.0))
+        self._closed = closed
+        self._strict = closed.with_sensors(
+            tuple(
+                s if s.gate_probability else replace(s, gate_probability=STRICT)
+                for s in config.sensors
+            )
+        )
+        if hasattr(self, "critic"):
+            self.critic.reconfigure(config)
+
+    def forget(self) -> None:
+        """The window starts anew: nothing is known of it."""
+        self.critic.forget()
+        self._witness.forget()
+        self.recovering, self.lost = "", ""
+        self._failures = 0
+        self._refusing: dict[str, int] = {}
+        self._samples: dict[str, tuple[int, np.ndarray]] = {}
+        self._told: dict[str, int] = {}
+
+    def take(self) -> list[Event]:
+        """What happened since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    def step(self, now: int) -> StepResult | None:
+        """Solves with what is stamped at or before ``now`` [ns]; None if nothing was accepted."""
+        measurements = self._estimator.due(now)
+        if not measurements:
+            return None
+        attempt = self._estimator.attempt(measurements, now)
+        if not self._config.recovery.enabled:
+            return self._unsupervised(measurements, attempt, now)
+        trouble = self.critic.judge(attempt)
+        if trouble is not None:
+            return self._recover(measurements, attempt, trouble, now)
+        self._note(attempt, now)
+        kidnapped = self._kidnapped()
+        reopened = self._reopened(attempt)
+        if kidnapped is None and reopened:  # what does not even agree with itself stays outside
+            again = self._estimator.attempt(measurements, now, config=self._closed)
+            if self.critic.judge(again) is None:
+                return self._accept(again, now)
+        if kidnapped is not None and not reopened:
+            return self._recover(measurements, attempt, kidnapped, now)
+        return self._accept(attempt, now)
+
+    def _unsupervised(
+        self, measurements: Sequence[Measurement], attempt: Attempt, now: int
+    ) -> StepResult | None:
+        """Without recovery: what solved counts, what raised is given up."""
+        if attempt.failure is not None:
+            self.failed += 1
+            self._estimator.give_up(measurements, attempt.failure_text)
+            self._say(now, Level.ERROR, "solver.exception", attempt.failure_text)
+            return None
+        return self._accept(attempt, now)
+
+    def _accept(self, attempt: Attempt, now: int, anew: bool = False) -> StepResult | None:
+        """A solve counts."""
+        result = self._estimator.commit(attempt)
+        for m, verdict in attempt.draft.verdicts if attempt.draft is not None else ():
+            if verdict is None and isinstance(m, PoseMeasurement) and self._of_motion(m):
+                self._samples[m.sensor] = m.stamp, m.pose
+        if result is None:
+            return None
+        if anew:
+            self._witness.forget()
+            self._refusing = {}
+        self.critic.accept(result, anew)
+        self._failures, self.recovering, self.lost = 0, "", ""
+        for note in result.notes:
+            if note.startswith("gate_reopened."):
+                sensor = note.removeprefix("gate_reopened.")
+                text = f"sensor '{sensor}' was refused for long and is believed again"
+                self._tell(now, Level.WARN, "gate.reopened", text, {"sensor": sensor})
+        return result
+
+    def _note(self, attempt: Attempt, now: int) -> None:
+        """Which absolute measurements speak for the estimate, and which against it."""
+        draft, result = attempt.draft, attempt.result
+        if draft is None or result is None:
+            return
+        for m, verdict in draft.verdicts:
+            sensor = self._config.sensor(m.sensor)
+            outside = f"gate_reopened.{m.sensor}" in result.notes
+            refused = outside if verdict is None else verdict[0] in REFUSALS
+            if verdict is None and not outside:
+                self._refusing.pop(m.sensor, None)
+            elif refused:
+                self._refusing.setdefault(m.sensor, now)
+            if not sensor.ignition or not (refused or verdict is None):
+                continue
+            track = result.tracks.get(sensor.track)
+            if not refused:
+                self._witness.accepted(sensor.track)
+                continue
+            pose = self._estimator.suggestion(m)
+            if pose is not None and track is not None:
+                self._witness.refused(sensor.track, m, pose, track)
+
+    def _kidnapped(self) -> Trouble | None:
+        for track in self._config.tracks:
+            if self._witness.confirmed(track.name):
+                text = f"for {CONFIRMATION * 1e-9:g} s all absolute measurements of track "
+                text += f"'{track.name}' have agreed that it is elsewhere"
+                return Trouble("kidnapped", text, track.name)
+        return None
+
+    def _reopened(self, attempt: Attempt) -> bool:
+        """Whether a sensor that may start its track is believed again in this attempt."""
+        notes = () if attempt.result is None else attempt.result.notes
+        return any(f"gate_reopened.{s.name}" in notes for s in self._config.sensors if s.ignition)
+
+    def _recover(
+        self, measurements: Sequence[Measurement], attempt: Attempt, trouble: Trouble, now: int
+    ) -> StepResult | None:
+        """The ladder: the first rung that holds counts."""
+        self._begin(attempt, trouble, now)
+        if trouble.code != "kidnapped":
+            result, kidnapped = self._without_suspects(measurements, now)
+            if result is not None:
+                return result
+            if kidnapped is None:
+                wide = inflated(self._estimator.state, INFLATION)
+                again = self._estimator.attempt(measurements, now, state=wide)
+                if again.result is not None and self.critic.judge(again, False) is None:
+                    text = f"solved with {INFLATION:g} times the variance of the prior"
+                    self._tell(now, Level.WARN, "recovery.inflate", text)
+                    return self._accept(again, now, anew=True)
+            trouble = kidnapped or trouble
+        return self._anew(measurements, trouble, now) or self._fail(measurements, trouble, now)
+
+    def start_anew(self, stamp: int) -> None:
+        """A new window at ``stamp`` [ns]: data start it, or it is where the track was."""
+        tracks = [t.name for t in self._config.tracks]
+        anchors = {
+            name: replace(a, stamp=stamp) for name in tracks if (a := self._anchor(name, ()))
+        }
+        self._estimator.take_over(self._estimator.fresh(tracks, anchors))
+        self.forget()
+
+    def _begin(self, attempt: Attempt, trouble: Trouble, now: int) -> None:
+        self.refused += attempt.failure is None
+        self.failed += attempt.failure is not None
+        self.recovering = trouble.code
+        if not self._tell(now, Level.WARN, "recovery.start", trouble.text, {"why": trouble.code}):
+            return
+        change = self._condition.enter(EstimatorState.RECOVERING, trouble.code, now)
+        self.events += [] if change is None else [change]
+        text = "the solve does not count; the window is the last accepted one"
+        self._say(now, Level.INFO, "recovery.rollback", text)
+        if self._config.recovery.dump:
+            self.events += self._dump(attempt, now)
+
+    def _without_suspects(
+        self, measurements: Sequence[Measurement], now: int
+    ) -> tuple[StepResult | None, Trouble | None]:
+        """The step without what does not fit; else whether the robot is elsewhere."""
+        odd = [m for m in measurements if self._is_odd(m)]
+        rest = [m for m in measurements if not any(m is o for o in odd)]
+        attempt = self._estimator.attempt(rest, now, config=self._strict)
+        if attempt.result is None or self.critic.judge(attempt) is not None:
+            return None, None
+        self._note(attempt, now)
+        kidnapped = self._kidnapped()
+        if kidnapped is not None or self._stuck(now):
+            return None, kidnapped
+        count = self._mark_suspects(attempt)
+        for m in odd:
+            count[m.sensor] = count.get(m.sensor, 0) + 1
+        self._estimator.give_up(odd, "it moved faster than the robot can; removed by recovery")
+        text = f"solved without {sum(count.values())} new measurements that do not fit"
+        self._tell(
+            now, Level.WARN, "recovery.suspects", text, {k: str(v) for k, v in count.items()}
+        )
+        return self._accept(attempt, now), None
+
+    def _mark_suspects(self, attempt: Attempt) -> dict[str, int]:
+        """What failed a gate that its sensor does not have is a suspect; how many by sensor."""
+        count: dict[str, int] = {}
+        assert attempt.draft is not None
+        verdicts = attempt.draft.verdicts
+        for k, (m, verdict) in enumerate(verdicts):
+            if verdict is None or verdict[0] is not Reason.GATED:
+                continue
+            count[m.sensor] = count.get(m.sensor, 0) + 1
+            if not self._config.sensor(m.sensor).gate_probability:
+                verdicts[k] = m, (Reason.SUSPECT, "it does not fit; removed by recovery")
+        return count
+
+    def _stuck(self, now: int) -> bool:
+        """Whether sensors that cannot start a track have been refused for long."""
+        return any(
+            now - since >= CONFIRMATION and not self._config.sensor(name).ignition
+            for name, since in self._refusing.items()
+        )
+
+    def _anew(
+        self, measurements: Sequence[Measurement], trouble: Trouble, now: int
+    ) -> StepResult | None:
+        """A new window: from the newest absolute measurement, or where the track was."""
+        tracks = [trouble.track] if trouble.track else [t.name for t in self._config.tracks]
+        anchors = {name: a for name in tracks if (a := self._anchor(name, measurements))}
+        state = self._estimator.fresh(tracks, anchors)
+        attempt = self._estimator.attempt(measurements, now, state=state)
+        if attempt.result is None or self.critic.judge(attempt, False) is not None:
+            return None
+        started = [name for name in tracks if name in attempt.result.tracks]
+        if not started:
+            return None
+        where = "where it was" if anchors else "from the newest absolute measurement"
+        text = f"track {', '.join(started)} starts anew, {where}: {trouble.text}"
+        self._say(now, Level.WARN, "recovery.reinit", text, {"why": trouble.code})
+        return self._accept(attempt, now, anew=True)
+
+    def _anchor(self, name: str, measurements: Sequence[Measurement]) -> Anchor | None:
+        """Where a track restarts; None: its first absolute measurement says."""
+        track = self._config.track(name)
+        starters = [s for s in self._config.sensors if s.track == name and s.ignition]
+        if track.init.mode == "first_measurement" and any(s.enabled for s in starters):
+            return None
+        before = self.critic.newest.get(name)
+        if before is None:
+            return None
+        covariance = INFLATION * before.covariance
+        for m in reversed(measurements):
+            pose = self._estimator.suggestion(m) if self._is_starter(m, starters) else None
+            if pose is not None:
+                return Anchor(m.stamp, pose, covariance)
+        return Anchor(int(before.stamps[-1]), before.poses[-1], covariance)
+
+    def _is_starter(self, m: Measurement, starters: Sequence[SensorConfig]) -> bool:
+        return any(s.name == m.sensor for s in starters)
+
+    def _fail(self, measurements: Sequence[Measurement], trouble: Trouble, now: int) -> None:
+        """Nothing holds: the new measurements are given up; at last the estimate too."""
+        self._estimator.give_up(measurements, trouble.text)
+        self._failures += 1
+        if self.lost or self._failures < self._config.recovery.attempts:
+            return
+        text = f"{self._failures} steps in a row could not be repaired: {trouble.text}"
+        self._say(now, Level.ERROR, "recovery.failed", text, {"why": trouble.code})
+        tracks = [t.name for t in self._config.tracks]
+        anchors = {name: a for name in tracks if (a := self._anchor(name, ()))}
+        self._estimator.take_over(self._estimator.fresh(tracks, anchors))
+        self.critic.forget()
+        self._witness.forget()
+        self.recovering, self.lost = "", f"recovery.failed:{trouble.code}"
+
+    def _of_motion(self, m: Measurement) -> bool:
+        return self._config.sensor(m.sensor).differential
+
+    def _is_odd(self, m: Measurement) -> bool:
+        """Whether a sample of motion is faster than the robot can be."""
+        limits = self._config.recovery
+        if isinstance(m, TwistMeasurement):
+            speed, turn = np.linalg.norm(m.twist[:3]), np.linalg.norm(m.twist[3:])
+            return bool(speed > ODD * limits.max_speed or turn > ODD * limits.max_turn_rate)
+        before = self._samples.get(m.sensor)
+        if before is None or not isinstance(m, PoseMeasurement) or not self._of_motion(m):
+            return False
+        seconds = (m.stamp - before[0]) * 1e-9
+        if not 0.0 < seconds <= self._config.window.max_gap:
+            return False
+        far = float(np.linalg.norm(m.pose[:3] - before[1][:3]))
+        return far > ODD * limits.max_speed * max(seconds, SHORTEST)
+
+    def _say(
+        self,
+        now: int,
+        level: Level,
+        code: str,
+        text: str,
+        values: dict[str, str] | None = None,
+    ) -> None:
+        self.events.append(Event(now, level, code, text, values or {}))
+
+    def _tell(
+        self,
+        now: int,
+        level: Level,
+        code: str,
+        text: str,
+        values: dict[str, str] | None = None,
+    ) -> bool:
+        """Says it, unless the same was said a moment ago; whether it did."""
+        last = self._told.get(code)
+        if last is not None and 0 <= now - last < QUIET:
+            return False
+        self._told[code] = now
+        self._say(now, level, code, text, values)
+        return True
