@@ -106,7 +106,8 @@ def markdown() -> Iterator[str]:
         for r in rows:
             dynamic = "yes" if r.dynamic else ""
             cells = (f"`{prefix}{r.name}`", r.type, _default(r), r.unit, _allowed(r), dynamic)
-            yield "| " + " | ".join(c.replace("|", "\\|") for c in (*cells, r.meaning)) + " |"
+            meaning = r.meaning.replace("<", "\\<")  # sensor.<name> is no HTML
+            yield "| " + " | ".join(c.replace("|", "\\|") for c in (*cells, meaning)) + " |"
     yield ""
     yield "## What must hold together"
     yield ""
