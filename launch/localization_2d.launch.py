@@ -33,7 +33,9 @@ def generate_launch_description() -> LaunchDescription:
 def _start(given: Given) -> list[Any]:
     """Front end, estimator and what was asked for beside them."""
     tags = {"sensor.tags.topic": "landmark_frontend/observations"}
+    sizes: dict[str, str] = {}
     if given["tags_file"]:
-        tags["sensor.tags.landmarks.map_file"] = str(given.file("tags_file"))
-    nodes = [front_end(given, TOPICS), estimator(given, tags), *companions(given)]
+        sizes["map_file"] = str(given.file("tags_file"))
+        tags["sensor.tags.landmarks.map_file"] = sizes["map_file"]
+    nodes = [front_end(given, TOPICS, sizes), estimator(given, tags), *companions(given)]
     return [grouped(given, nodes)]

@@ -220,7 +220,7 @@ def test_the_demo_plays_a_recording_to_the_node_and_ends():
         assert one.wait(120.0) == 0, one.output
         account = re.search(r"sensor 'odometry': received (\d+), accepted (\d+)", one.output)
         assert account, one.output
-        assert int(account[2]) > 100
+        assert int(account[2]) > 50
         assert one.output.count("process has finished cleanly") == 3
 
 

@@ -195,19 +195,21 @@ def estimator(given: Given, extra: Mapping[str, Any] | None = None) -> Lifecycle
     )
 
 
-def front_end(given: Given, topics: Sequence[tuple[str, str]]) -> LifecycleNode:
-    """The landmark front end, which starts itself as the estimator does.
+def front_end(
+    given: Given, topics: Sequence[tuple[str, str]], parameters: Mapping[str, Any]
+) -> Node:
+    """The landmark front end.
 
     Args:
         given: The common arguments.
         topics: What it reads, by its own names for them.
+        parameters: Its parameters; they win over a section ``landmark_frontend`` of the file.
     """
     file = given.file("params_file")
-    started = {"autostart": _overrides(given).get("autostart", True)}
     node = _node(given, "landmark_frontend_node", "landmark_frontend")
     node["remappings"] = [*node["remappings"], *topics]
-    parameters = [ParameterFile(for_namespace(file, given["namespace"])), started]
-    return LifecycleNode(**node, parameters=parameters)
+    section = ParameterFile(for_namespace(file, given["namespace"]))
+    return Node(**node, parameters=[section, dict(parameters)], cwd=str(file.parent))
 
 
 def plain_node(
@@ -228,7 +230,7 @@ def _node(given: Given, executable: str, name: str) -> dict[str, Any]:
         "output": "screen",
         "remappings": [("/tf", "tf"), ("/tf_static", "tf_static")],
         "arguments": ["--ros-args", "--log-level", given["log_level"]],
-        "respawn": given.truth("use_respawn"),
+        "respawn": "use_respawn" in given and given.truth("use_respawn"),
         "respawn_delay": RESPAWN_DELAY,
     }
 
