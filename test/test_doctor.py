@@ -239,6 +239,10 @@ DEFECTS = {
     "gap": (
         "GAPS", "WARN", lambda r: spoil(r, "odom", lambda k, one: None, lambda k: 40 < k < 60),
     ),
+    "single losses": (
+        "GAPS", "WARN",
+        lambda r: spoil(r, "odom", lambda k, one: None, lambda k: k % 7 == 3),
+    ),
     "backward": (
         "BACKWARD_STAMP", "WARN",
         lambda r: spoil(
@@ -429,6 +433,57 @@ def test_every_defect_is_found_by_its_code(clean, name):
     found = [one for one in report_of(list(make(clean))).findings if one.code == code]
     assert {one.severity.name for one in found} == {severity}, found
     assert all(CODES[code].advice in one.text for one in found)
+
+
+ALONE = ("two parents", "tf loop", "missing tf", "late tf", "tf for a part", "missing CameraInfo")
+"""Defects of the one tf tree that would hide another."""
+
+
+def with_every_defect(clean):
+    """One recording with all defects, each on topics of its own, and a spoiled tf tree."""
+    records = []
+    for number, name in enumerate(name for name in DEFECTS if name not in ALONE):
+        for one in DEFECTS[name][2](clean):
+            if one.topic not in ("tf", "tf_static"):
+                records.append(dataclasses.replace(one, topic=f"case{number}/{one.topic}"))
+    records += DEFECTS["two tf publishers"][2](clean)
+    records += [one for one in DEFECTS["static and moving"][2](clean) if one.topic == "tf"]
+    begin = clean[0].receive_stamp + NS
+    records += [
+        tf(begin, transform("map", "odom", begin), transform("odom", "map", begin)),
+        tf(begin, transform("a", "b", begin), transform("c", "b", begin)),
+        tf(begin, transform("c", "d", begin, 0.0, quaternion(w=0.5))),
+    ]
+    return sorted(records, key=lambda one: one.receive_stamp)
+
+
+def test_all_defects_are_found_together_in_one_truncated_recording(clean, tmp_path):
+    path = write(tmp_path / "all.mcap", with_every_defect(clean))
+    path.write_bytes(path.read_bytes()[: int(0.98 * path.stat().st_size)])
+    report = examine(path)
+    expected = {DEFECTS[name][0] for name in DEFECTS if name not in ALONE}
+    expected |= {"TF_REPARENTED", "TF_LOOP", "RECORDING_TRUNCATED"}
+    assert expected <= codes(report), expected - codes(report)
+    assert max(map(len, as_text(report))) <= 100
+
+
+def test_a_simulated_recording_is_healthy_and_its_faults_are_found(tmp_path, capsys):
+    call = ["sim", "--duration", "8", "--out"]
+    assert main([*call, str(tmp_path / "a")]) == 0
+    report = examine(tmp_path / "a" / "bag")
+    assert report.severity <= Severity.INFO, report.findings
+    faults = ["drop:odom:p=0.2", "delay:gps_pose:s=0.5", "time_jump:imu:at=4,s=-2",
+              "nan:camera/tag_detections:p=0.1", "duplicate:gps_pose:p=0.9"]  # fmt: skip
+    options = [part for text in faults for part in ("--fault", text)]
+    assert main([*call, str(tmp_path / "b"), *options]) == 0
+    found = {(f.code, f.topic) for f in examine(tmp_path / "b" / "bag").findings}
+    assert {
+        ("GAPS", "odom"),
+        ("LATENCY", "gps_pose"),
+        ("BACKWARD_STAMP", "imu"),
+        ("MEASUREMENT_REFUSED", "camera/tag_detections"),
+        ("DUPLICATE_STAMP", "gps_pose"),
+    } <= found
 
 
 def test_a_defect_is_told_where_it_is(clean):

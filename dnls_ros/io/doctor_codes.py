@@ -142,7 +142,8 @@ CODES: dict[str, Code] = {
     # Rates
     "GAPS": Code(
         _WARN,
-        "messages are missing: an interval of more than three times the median and 50 ms",
+        "messages are missing: an interval of more than three times the median and 50 ms, or more "
+        "than 1 % lost of a regular sensor",
         "Look for lost messages (QoS depth, bandwidth, recorder cache) or a driver that pauses; "
         "`window.max_gap` must exceed gaps that are normal",
     ),

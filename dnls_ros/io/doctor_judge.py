@@ -25,6 +25,8 @@ SLOW = 0.2
 """A larger median latency is worth a word [s]."""
 FASTEST_DRIFT = 1e-4
 """A clock that drifts by more than 100 ppm is worth a word."""
+MOST_LOST = 0.01
+"""A larger share of missing messages is worth a word."""
 BUSY = 20e6
 """A larger bandwidth is worth a word [byte/s]."""
 REGULAR_TYPES = (
@@ -199,7 +201,10 @@ def _judge_pace(log: TopicLog, times: Times) -> Iterator[Finding]:
     regular = any(name in REGULAR_TYPES for name in log.types)
     scatter = f"median {1e3 * pace.period:.3g} ms, p95 deviation {1e3 * pace.jitter:.3g} ms"
     longest = f"the longest {pace.longest:.3g} s at {_at(pace.longest_at, times)}"
-    if pace.jitter > 0.5 * pace.period and not regular:
+    if pace.lost > MOST_LOST * times.headers:
+        text = f"about {pace.lost} of {times.headers + pace.lost} messages are missing, {longest}"
+        yield finding("GAPS", text)
+    elif pace.jitter > 0.5 * pace.period and not regular:
         yield finding("IRREGULAR", f"{scatter}, {longest}")
     else:
         if pace.jitter > 0.5 * pace.period:

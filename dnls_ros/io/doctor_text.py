@@ -14,14 +14,14 @@ from dnls_ros.io.doctor_system import YEAR_2001
 WIDTH = 100
 _HEADS = ("topic", "type", "count", "Hz", "jitter", "gaps", "latency", "frame", "")
 _MARK = {Severity.OK: "ok", Severity.INFO: "info", Severity.WARN: "WARN", Severity.ERROR: "ERROR"}
-_WIDEST = {"topic": 30, "type": 19}
-_FRAME = range(28, 9, -1)
-"""Widths tried for the column of frames, until the table fits."""
+_TYPE = 19
+_WIDTHS = [*((30, frame) for frame in range(28, 9, -1)), *((t, 10) for t in range(29, 11, -1))]
+"""Widths tried for the columns of topics and frames, until the table fits."""
 
 
 def as_text(report: Report) -> Iterator[str]:
     """The report in lines: the recording, a table of topics, the frames, findings, suggestions."""
-    yield _head(report)
+    yield from _wrapped("", _head(report))
     yield ""
     yield from _table(report)
     if report.tree:
@@ -55,8 +55,9 @@ def _head(report: Report) -> str:
 
 
 def _table(report: Report) -> Iterator[str]:
-    for frame in _FRAME:
-        rows = [_HEADS, *(_row(topic, frame) for topic in report.topics)]
+    rows, widths = [_HEADS], [0]
+    for limits in _WIDTHS:
+        rows = [_HEADS, *(_row(topic, *limits) for topic in report.topics)]
         widths = [max(len(row[k]) for row in rows) for k in range(len(_HEADS))]
         if sum(widths) + len(widths) - 1 <= WIDTH:
             break
@@ -71,19 +72,19 @@ def _table(report: Report) -> Iterator[str]:
             yield " ".join("─" * width for width in widths)
 
 
-def _row(topic: TopicReport, widest: int) -> tuple[str, ...]:
-    """The cells of one topic; frames take at most ``widest`` columns."""
+def _row(topic: TopicReport, name_width: int, frame_width: int) -> tuple[str, ...]:
+    """The cells of one topic; its name and its frame are cut to their widths."""
     frames = sorted(topic.frames, key=lambda name: -topic.frames[name])
     frame = (frames[0] or '""') + ("…" if len(frames) > 1 else "") if frames else "-"
     return (
-        _cut(topic.name, _WIDEST["topic"]),
-        _cut(topic.type.rpartition("/")[2], _WIDEST["type"], at_end=True),
+        _cut(topic.name, name_width),
+        _cut(topic.type.rpartition("/")[2], _TYPE, at_end=True),
         str(topic.count),
         "-" if topic.rate is None else f"{topic.rate:.4g}",
         _milliseconds(topic.jitter),
         "-" if topic.longest_gap is None else str(topic.gaps),
         _milliseconds(topic.latency),
-        _cut(frame, widest),
+        _cut(frame, frame_width),
         _MARK[topic.severity],
     )
 

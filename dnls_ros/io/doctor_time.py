@@ -17,13 +17,15 @@ GAP_FACTOR, LEAST_GAP = 3.0, 0.05
 OTHER_CLOCK = 3600.0
 """A larger difference of header and receive stamps is one of clocks, not of latency [s]."""
 _BINS = 20
+_WHOLE = 0.2
 
 
 @dataclass(frozen=True)
 class Pace:
     """How regularly messages come [Hz, s]; ``longest_at`` is the stamp [ns] where the gap begins.
 
-    ``jitter`` is the 95th percentile of |Δ − median|.
+    ``jitter`` is the 95th percentile of |Δ − median|. ``lost`` messages are missing where all
+    intervals are whole multiples of the median, as when a regular sensor loses some; else 0.
     """
 
     rate: float
@@ -32,6 +34,7 @@ class Pace:
     gaps: int
     longest: float
     longest_at: int
+    lost: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,12 @@ def pace_of(stamps: Stamps) -> Pace | None:
     longest = int(np.argmax(steps))
     jitter = float(np.percentile(np.abs(steps - period), 95))
     gaps = int((steps > limit).sum())
-    return Pace(1.0 / period, period, jitter, gaps, float(steps[longest]), int(ordered[longest]))
+    times = np.maximum(np.rint(steps / period), 1.0)
+    rest = float(np.percentile(np.abs(steps - times * period), 95))
+    lost = int((times - 1.0).sum()) if rest < _WHOLE * period else 0
+    return Pace(
+        1.0 / period, period, jitter, gaps, float(steps[longest]), int(ordered[longest]), lost
+    )
 
 
 def order_of(stamps: Stamps) -> Order:
