@@ -96,16 +96,6 @@ def without(frames: frozenset[str], heard: Transforms) -> Transforms:
     return replace(heard, transforms=kept)
 
 
-def other_broadcasters(node: Node) -> list[str]:
-    """The full names of the other nodes that publish on ``tf`` or ``tf_static``."""
-    names: dict[str, None] = {}
-    for topic in TF_TOPICS:
-        for info in node.get_publishers_info_by_topic(node.resolve_topic_name(topic)):
-            names[f"{info.node_namespace.rstrip('/')}/{info.node_name}"] = None
-    names.pop(node.get_fully_qualified_name(), None)
-    return list(names)
-
-
 def make_source(cache: float) -> TransformSource:
     """The solver thread's buffer: tf2's core where installed, else our own; ``cache`` [s]."""
     try:
