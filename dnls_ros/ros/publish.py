@@ -38,8 +38,10 @@ IDLE = 0.1
 """Longest sleep [s]; so long may it take until a new listener is noticed."""
 SIMULATED_TICK = 0.002
 """Sleep while predicted odometry follows a simulated clock, whose steps nobody announces [s]."""
-RESTART_CODES = ("time.jump_back",)
+TIME_CODES = ("time.jump_back",)
 """Events after which stamps start anew."""
+JUMP_CODES = (*TIME_CODES, "reset", "set_pose")
+"""Events after which transforms may jump."""
 
 Item = Output | Status | WindowSnapshot | Transforms | EstimatorConfig
 
@@ -147,8 +149,8 @@ class PublisherThread:
                 self._publish_estimates(item)
         elif isinstance(item, Event):
             self._health.event(item)
-            if item.code in RESTART_CODES:
-                self._restart()
+            if item.code in JUMP_CODES:
+                self._restart(item.code in TIME_CODES)
         elif isinstance(item, Settled):
             self._health.settled(item)
             if item.evidence is not None and item.evidence.lines:
@@ -179,11 +181,11 @@ class PublisherThread:
             say = log.info if event.level is Level.INFO else log.warning
             say(f"{event.code}: {event.text}")
 
-    def _restart(self) -> None:
-        """Time has jumped back: stamps of a new past may leave."""
-        for outputs in self._tracks.values():
+    def _restart(self, time_jumped: bool) -> None:
+        """The estimate may jump; if time has jumped back, stamps of the new past may leave."""
+        for outputs in self._tracks.values() if time_jumped else ():
             outputs.restart()
-        self._tf.restart()
+        self._tf.restart(time_jumped)
 
     def _reconfigure(self, config: EstimatorConfig) -> None:
         """Takes over rates and limits; tracks and sensors are the same."""

@@ -42,15 +42,18 @@ class TfBroadcasts:
         self._publisher = (
             topics.add("tf2_msgs/msg/TFMessage", TOPIC, DEPTH) if config.publish.tf else None
         )
+        self._stamps: dict[str, int] = {}  # frame → stamp that was sent last [ns]
         self.conflict = ""
 
     def reconfigure(self, config: EstimatorConfig) -> None:
         """Takes over offsets and limits."""
         self._output.reconfigure(config)
 
-    def restart(self) -> None:
-        """Forgets what was sent: time has jumped, or the estimate."""
+    def restart(self, time_jumped: bool) -> None:
+        """Lets transforms jump, after a reset; and their stamps, if time itself has jumped."""
         self._output.restart()
+        if time_jumped:
+            self._stamps.clear()
 
     def hear(self, transforms: Transforms) -> list[Event]:
         """Takes what others broadcast; what waited for it is sent.
@@ -73,7 +76,9 @@ class TfBroadcasts:
         return self._send()
 
     def _send(self) -> list[Event]:
-        made, events = self._output.due()
+        found, events = self._output.due()
+        made = [one for one in found if one.stamp > self._stamps.get(one.child, 0)]
+        self._stamps.update((one.child, one.stamp) for one in made)
         if made and self._publisher is not None:
             transforms = [
                 self._compose.transform_stamped(one.stamp, one.parent, one.child, one.pose)
