@@ -495,6 +495,14 @@ def test_a_defect_is_told_where_it_is(clean):
     assert gap.longest_gap == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.parametrize("name", ["zero stamps", "future stamps"])
+def test_a_message_with_a_senseless_stamp_is_not_missing(clean, name):
+    report = report_of(DEFECTS[name][2](clean))
+    assert not {"GAPS", "JITTER"} & codes(report)
+    odometry = next(t for t in report.topics if t.name == "odom")
+    assert odometry.rate == pytest.approx(20.0, rel=0.01)
+
+
 def test_topics_that_no_estimator_reads_do_not_alarm(clean):
     scan = [dataclasses.replace(one, topic="other", type="my_msgs/msg/Odd") for one in clean
             if one.topic == "odom"]  # fmt: skip

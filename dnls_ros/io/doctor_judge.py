@@ -90,7 +90,10 @@ def times_of(log: TopicLog, begin: int, limits: Limits) -> Times:
     apart = float(np.median(-ahead)) if len(ahead) else 0.0
     other = apart if abs(apart) > OTHER_CLOCK else None
     future = ahead > limits.future if other is None else np.zeros(len(ahead), bool)
-    latency = latency_of(valid[~future], came[~future]) if other is None else None
+    good, taken = valid[~future], came[~future]
+    # A message whose stamp is nonsense is there all the same: no gap where it came.
+    lost = np.concatenate([receive[zero], came[future]])
+    delay = int(np.median(taken - good)) if len(good) else 0
     return Times(
         begin=begin,
         headers=len(stamps),
@@ -98,9 +101,9 @@ def times_of(log: TopicLog, begin: int, limits: Limits) -> Times:
         future=int(future.sum()),
         ahead=float(ahead[future].max()) if future.any() else 0.0,
         other_clock=other,
-        pace=pace_of(_believable(valid[~future], came[~future])),
-        order=order_of(valid[~future]),
-        latency=latency,
+        pace=pace_of(np.concatenate([_believable(good, taken), lost - delay])),
+        order=order_of(good),
+        latency=latency_of(good, taken) if other is None else None,
     )
 
 
