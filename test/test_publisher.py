@@ -15,8 +15,9 @@ pytest.importorskip("rclpy")
 pytest.importorskip("dnls_ros.msg")
 
 from node_rig import wait_for
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from test_outputs import SECOND, T0, configuration, pose, run, status
+from test_outputs import COMPOSE, SECOND, T0, configuration, pose, run, status
 
 from dnls_ros.ros.live import free_domain, local_node
 from dnls_ros.ros.publish import PublisherThread
@@ -25,6 +26,7 @@ from dnls_ros.runtime.transforms import StampedTransform, Transforms
 from dnls_ros.runtime.types import EstimatorState, Event, Level
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.results import StepResult
+from dnls_ros.window.wanted import Wanted
 
 pytestmark = [
     pytest.mark.ros,
@@ -182,3 +184,29 @@ def test_map_to_odom_waits_for_odometry(stages):
     expected = where[:2] - turned  # one metre ahead of odom
     got = sent.transform.translation
     assert [got.x, got.y] == pytest.approx(expected, abs=1e-9)
+
+
+def test_predictions_follow_a_simulated_clock(stages):
+    config = published(configuration(), predicted_rate=20.0)
+    stages.append(Stage(config, odometry__predicted=ODOMETRY))
+    (stage,) = stages
+    stage.node.set_parameters([Parameter("use_sim_time", value=True)])
+    kind = message_class("rosgraph_msgs/msg/Clock")
+    clock = stage.node.create_publisher(kind, "/clock", QoSProfile(depth=10))
+    result = run(config, Wanted(prediction=True), count=5)[1][-1]
+
+    def tick(stamp: int) -> None:
+        clock.publish(kind(clock=COMPOSE.time(stamp)))
+        time.sleep(0.005)
+
+    for _ in range(20):
+        tick(result.stamp)
+    stage.publisher.put(status())
+    stage.publisher.put(result)
+    for k in range(1, 41):  # 0.4 s of simulated time, twice as fast as real time
+        tick(result.stamp + k * 10_000_000)
+    time.sleep(0.2)  # the clock stands still
+    stamps = stage.stamps("odometry/predicted")
+    assert 5 <= len(stamps) <= 9  # never more than 20 in a simulated second
+    assert (np.diff(stamps) > 0).all()
+    assert stamps[-1] <= result.stamp + 400_000_000

@@ -77,6 +77,7 @@ class PublisherThread:
         self._window = WindowOutputs(self._topics, compose, config)
         self._tf = TfBroadcasts(node, self._topics, compose, config)
         self._predicted_due = Every(config.publish.predicted_rate)
+        self._listeners_due = Every(1.0 / IDLE)
         self._queue: OutputQueue[Item] = OutputQueue()
         self._shown_window = 0  # owned by the solver's thread
         self._thread = threading.Thread(target=self._run, name="publisher")
@@ -201,10 +202,10 @@ class PublisherThread:
     def _tick(self) -> None:
         """What depends on time alone."""
         now, clock = time.monotonic(), self._clock.now().nanoseconds
-        wanted = self.wanted
-        wanted.details = self._health.stats_wanted
-        wanted.evidence = self._health.measurements_wanted
-        wanted.rejected = self._window.watched
+        if self._listeners_due.due(now):
+            self.wanted.details = self._health.stats_wanted
+            self.wanted.evidence = self._health.measurements_wanted
+            self.wanted.rejected = self._window.watched
         status = self._health.status
         leaves = status is not None and status.state.publishes
         if leaves and self._predicted_due.due(clock * 1e-9):

@@ -100,7 +100,7 @@ class TrackOutputs:
         if self._predicted is None or self._newest is None or clock <= self._predicted_sent:
             return
         seconds = (clock - self._sent) * 1e-9
-        if not 0.0 <= seconds <= limit:
+        if not 0.0 <= seconds <= limit or not self._predicted.get_subscription_count():
             return
         found = predict(self._newest, self.track, seconds)
         message = odometry(self._compose, self.track, clock, found)
