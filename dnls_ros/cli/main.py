@@ -14,11 +14,22 @@ import traceback
 from collections.abc import Sequence
 
 from dnls_ros import __version__
-from dnls_ros.cli import convert, demo, doctor, evaluate, export, migrate, params, replay, sim
+from dnls_ros.cli import (
+    bench,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    migrate,
+    params,
+    replay,
+    sim,
+)
 from dnls_ros.cli.common import Exit, Parser
 from dnls_ros.errors import DnlsError, UnreadableInputError
 
-COMMANDS = (sim, replay, doctor, evaluate, export, convert, params, migrate, demo)
+COMMANDS = (sim, replay, doctor, evaluate, export, convert, params, migrate, bench, demo)
 
 
 def build_parser() -> Parser:
