@@ -13,7 +13,10 @@ from scipy.spatial.transform import Rotation
 
 from dnls_ros.costs.imu import tilt
 from dnls_ros.errors import DnlsError
-from dnls_ros.io.messages import adapt
+from dnls_ros.io.messages import adapt, adapt_for
+from dnls_ros.io.scene import load_scene
+from dnls_ros.io.sim_messages import recording_records
+from dnls_ros.io.simulate import Recording, simulate
 from dnls_ros.lie import SE3, SO3
 from dnls_ros.problem import check_jacobians
 from dnls_ros.window.config import EstimatorConfig
@@ -63,7 +66,7 @@ def configuration(sensors: dict, track: dict | None = None, **extra: Any) -> Est
         "track": {"robot": robot},
         "sensors": list(sensors),
         "sensor": sensors,
-        "solver": {**tight, "max_iterations": 50},
+        "solver": {**tight, "max_iterations": 50, **extra.pop("solver", {})},
     }
     return load_parameters({**settings, **extra})
 
@@ -474,3 +477,52 @@ def test_the_pose_is_where_a_planar_fix_says_and_the_unit_turns_it() -> None:
     result = drive({"imu": GYRO, "fix": fix}, fed)
     np.testing.assert_allclose(newest(result)[:2], [1.0, 0.0], atol=0.01)
     assert yaw_of(newest(result)) == pytest.approx(TURN, abs=1e-2)
+
+
+# ----- the simulated robot
+
+
+@pytest.fixture(scope="module")
+def drive_with_slips() -> Recording:
+    """A quarter of a minute without tags; its odometry slips, its unit lies on its side."""
+    return simulate(1, 15.0, replace(load_scene(), tags=()))
+
+
+def dead_reckoning_error(recording: Recording, sensors: dict) -> tuple[float, float]:
+    """RMSE of position [m] and yaw [rad] of the newest states, from the true start."""
+    x, y, yaw = recording.truth[0]
+    init = {"mode": "params", "pose": [x, y, yaw], "sigma": [1e-3] * 3}
+    loose = {"cost_tolerance": 1e-6, "step_tolerance": 1e-7, "gradient_tolerance": 1e-8}
+    config = configuration(sensors, {"init": init}, solver={"rate": 2.0, **loose})
+    estimator, by_topic = Estimator(config), {s.topic: s for s in config.sensors}
+    errors = []
+    tick = recording.truth_stamps[0]
+    for record in recording_records(recording):
+        if record.topic not in by_topic:
+            continue
+        m = adapt_for(by_topic[record.topic], record.type, record.message)
+        while m.stamp > tick:
+            result = estimator.step(tick)
+            tick += SECOND // 2
+            if result is not None:
+                k = np.searchsorted(recording.truth_stamps, result.stamp)
+                error = np.array([*newest(result)[:2], yaw_of(newest(result))])
+                errors.append(error - recording.truth[k])
+        assert estimator.feed(m) is None
+    squares = np.square(np.array(errors))
+    squares[:, 2] = np.square((np.sqrt(squares[:, 2]) + np.pi) % (2 * np.pi) - np.pi)
+    return float(np.sqrt(squares[:, :2].sum(1).mean())), float(np.sqrt(squares[:, 2].mean()))
+
+
+def test_on_the_simulated_robot_the_gyro_makes_the_odometry_better(
+    drive_with_slips: Recording,
+) -> None:
+    unit = drive_with_slips.scene.imu
+    assert unit is not None
+    mount = Rotation.from_matrix(unit.base_R_imu).as_euler("ZYX")[::-1].tolist()
+    wheels = {"type": "odometry", "topic": "odom", "differential": True}
+    gyro = {"type": "imu", "topic": "imu", "extrinsic": [*unit.base_p_imu.tolist(), *mount]}
+    alone = dead_reckoning_error(drive_with_slips, {"wheels": wheels})
+    both = dead_reckoning_error(drive_with_slips, {"wheels": wheels, "imu": gyro})
+    assert both[0] < 0.7 * alone[0]
+    assert both[1] < 0.2 * alone[1]
