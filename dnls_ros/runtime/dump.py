@@ -128,17 +128,17 @@ def load_window(path: Path | str, modules: Collection[str] = ()) -> WindowDump:
     file = Path(path).with_suffix(".json")
     try:
         content = json.loads(file.read_text())
-        with np.load(file.with_suffix(".npz"), allow_pickle=False) as stored:
+        with file.with_suffix(".npz").open("rb") as data:
+            stored = np.load(data, allow_pickle=False)
             arrays = {name: stored[name] for name in stored.files}
         if content["format"] != FORMAT:
             raise ValueError(f"its format is '{content['format']}', expected '{FORMAT}'")
         problem = {n: _decode(g, arrays, modules) for n, g in content["problem"].items()}
         values = _decode(content["values"], arrays, modules)
         return WindowDump(Problem(problem), values, content["cost"], content["about"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise UnreadableInputError(
-            f"{file} is no window dump that can be read: {error}"
-        ) from error
+    except DAMAGE as error:
+        text = f"{file} is no window dump that can be read: {type(error).__name__}: {error}"
+        raise UnreadableInputError(text) from error
 
 
 def _encode(thing: Any, arrays: dict[str, np.ndarray]) -> Any:

@@ -18,6 +18,7 @@ from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.lie import LieGroup
 from dnls_ros.linear import LinearSolver, choose_device, choose_solver
 from dnls_ros.optim import Solution
+from dnls_ros.problem import Problem
 from dnls_ros.window.absorb import MOTION_MODELS, Registry, absolute_pose
 from dnls_ros.window.archive import Archive
 from dnls_ros.window.bodies import Array, Body
@@ -28,7 +29,7 @@ from dnls_ros.window.increments import Increments, Stamps
 from dnls_ros.window.ingress import Ingress, SensorCounters, Settled, Verdict
 from dnls_ros.window.landmark_init import LandmarkInitializer, PendingLandmark
 from dnls_ros.window.measurements import CameraIntrinsics, Measurement, Reason, Rejection
-from dnls_ros.window.placement import with_prior, without_track
+from dnls_ros.window.placement import Anchor, with_prior, without_track
 from dnls_ros.window.registry import build_registry
 from dnls_ros.window.report import Marginals, answer, describe
 from dnls_ros.window.results import PoseAt, StepResult
@@ -201,7 +202,7 @@ class Estimator:
         now: int,
         *,
         state: State | None = None,
-        strict: float = 0.0,
+        config: EstimatorConfig | None = None,
     ) -> Attempt:
         """Solves without changing anything; `commit` makes it count.
 
@@ -209,12 +210,12 @@ class Estimator:
             measurements: New ones, ordered by stamp.
             now: Time of the step [ns].
             state: Where to start from; None: the window as it is.
-            strict: If positive, the gate probability of sensors that have no gate.
+            config: With other gates than the estimator's own.
         """
         pending, known = dict(self._initializer.pending), self._state if state is None else state
         runner = self._runner
-        if strict:
-            runner = replace(runner, config=_all_gated(self.config, strict))
+        if config is not None:
+            runner = replace(runner, config=config)
         try:
             with torch.no_grad():
                 done = runner.run(known, measurements, now)
@@ -320,31 +321,23 @@ class Estimator:
             raise DnlsError(f"no track '{track}'; there are {list(self._registry.rules)}")
         return rules
 
-    def place(self, track: str, stamp: int, pose: Array, covariance: Array) -> None:
-        """Forgets where a track was and starts it anew with a prior; samples of motion stay.
-
-        Where it is the only track that was started, everything else in the window goes too: it
-        was seen from where the track is not.
-
-        Args:
-            track: '' is the first.
-            stamp: Of its one state [ns].
-            pose: (7,) world_T_body, a unit quaternion.
-            covariance: (6, 6) in the tangent, definite on the body's axes.
+    def fresh(self, tracks: Iterable[str], anchors: Mapping[str, Anchor]) -> State:
+        """The window without some tracks, or with these at an anchor; samples of motion stay.
 
         Raises:
-            DnlsError: There is no such track, or the covariance is not definite.
+            DnlsError: There is no such track, or a covariance is not definite.
         """
-        rules = self._rules(track)
-        others = self._runner.chains(self._state)
-        state = without_track(self._state, self._registry, rules, others)
-        self._state = with_prior(state, rules, stamp, pose, covariance)
-        self._initializer.pending.clear()
-        self._marginals = None
+        state = self._state
+        for name in tracks:
+            rules = self._rules(name)
+            state = without_track(state, self._registry, rules, self._runner.chains(state))
+            if name in anchors:
+                state = with_prior(state, rules, anchors[name])
+        return state
 
-    def restart(self) -> State:
-        """A state without any estimate: tracks start anew; samples of motion are kept."""
-        return State(increments=self._state.increments)
+    def problem(self) -> Problem:
+        """All factors of the window, those between its states and the prior included."""
+        return self._runner.problem(self._state)
 
     def take_over(self, state: State) -> None:
         """Replaces the window, for a supervisor that goes back or starts anew."""
@@ -383,16 +376,6 @@ class Estimator:
         for name, camera in cameras.items():
             if camera.intrinsics is not None:
                 self.set_intrinsics(name, camera.intrinsics)
-
-
-def _all_gated(config: EstimatorConfig, probability: float) -> EstimatorConfig:
-    """The same with a gate for every sensor."""
-    return config.with_sensors(
-        tuple(
-            s if s.gate_probability else replace(s, gate_probability=probability)
-            for s in config.sensors
-        )
-    )
 
 
 def _linear(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +17,31 @@ from dnls_ros.window.growth import TrackRules, put_first_state
 from dnls_ros.window.marginalize import marginalize
 from dnls_ros.window.noise import is_definite
 from dnls_ros.window.state import Draft, State
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """Where a track is said to be.
+
+    Attributes:
+        stamp: [ns].
+        pose: (7,) world_T_body, a unit quaternion.
+        covariance: (6, 6) in the tangent, definite on the body's axes.
+    """
+
+    stamp: int
+    pose: Array
+    covariance: Array
+
+
+def inflated(state: State, factor: float) -> State:
+    """The window with ``factor`` times the variance of its marginal prior."""
+    known = state.prior
+    if known is None:
+        return state
+    shrink = factor**-0.5
+    weak = replace(known, factor=known.factor * shrink, offset=known.offset * shrink)
+    return replace(state, prior=weak)
 
 
 def without_track(
@@ -54,31 +80,23 @@ def without_track(
     )
 
 
-def with_prior(
-    state: State, rules: TrackRules, stamp: int, pose: Array, covariance: Array
-) -> State:
+def with_prior(state: State, rules: TrackRules, anchor: Anchor) -> State:
     """The window with one state of a track that has none, and a prior on it.
-
-    Args:
-        state: The window.
-        rules: Of the track.
-        stamp: Of the state [ns].
-        pose: (7,) world_T_body.
-        covariance: (6, 6) in the tangent.
 
     Raises:
         DnlsError: The covariance is not definite on the body's axes.
     """
     body = rules.body
-    tangent = np.ascontiguousarray(body.reduce(covariance))
+    tangent = np.ascontiguousarray(body.reduce(anchor.covariance))
     if not is_definite(tangent):
         raise DnlsError(
             f"the covariance of track '{rules.track.name}' is not positive definite on its axes: "
             f"its diagonal there is {np.diag(tangent).tolist()}"
         )
-    draft, element = Draft(state, stamp), body.elements(np.asarray(pose)[None])
-    put_first_state(draft, rules, stamp, element)
+    element = body.elements(np.asarray(anchor.pose)[None])
+    draft = Draft(state, anchor.stamp)
+    put_first_state(draft, rules, anchor.stamp, element)
     noise = SquareRootInformation.from_covariance(torch.from_numpy(tangent)[None, None])
-    ref = Ref(body.name, torch.tensor([stamp]))
+    ref = Ref(body.name, torch.tensor([anchor.stamp]))
     draft.add_factors(f"{body.name}.init", prior(ref, element[None], noise=noise))
     return draft.state

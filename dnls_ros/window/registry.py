@@ -30,14 +30,13 @@ def build_registry(config: EstimatorConfig) -> Registry:
             sensor that cannot be made.
     """
     bodies = {t.name: Body.of(t) for t in config.tracks}
-    enabled = [s for s in config.sensors if s.enabled]
     rules = {
         t.name: TrackRules.of(
             config,
             t,
             tuple(
                 s.name
-                for s in enabled
+                for s in config.sensors  # a disabled one may be enabled later
                 if s.track == t.name and _measures_motion(s, bodies[t.name])
             ),
         )

@@ -1,0 +1,217 @@
+"""Divergence: outliers do not move the estimate, a robot that was carried away is found again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from session_rig import (
+    FIX,
+    GATED,
+    Recorder,
+    configuration,
+    drive,
+    fix,
+    odometry,
+    pose2,
+    stamp_of,
+    truth,
+)
+
+from dnls_ros.runtime.dump import load_window
+from dnls_ros.runtime.recovery import Critic, Witness
+from dnls_ros.runtime.types import EstimatorState
+from dnls_ros.window.estimator import Attempt, Estimator
+from dnls_ros.window.measurements import Reason
+from dnls_ros.window.rigid import compose
+
+BOTH = pytest.mark.parametrize("fixes", [FIX, GATED], ids=["plain", "gated"])
+
+
+def away(seconds: float) -> np.ndarray:
+    return compose(pose2(6.0, -4.0, 1.0), truth(seconds))
+
+
+def wild(seed: int):
+    random = np.random.default_rng(seed)
+    return lambda t: compose(
+        truth(t), pose2(*random.uniform(-20, 20, 2), float(random.uniform(-3, 3)))
+    )
+
+
+@BOTH
+def test_an_outlier_burst_does_not_move_the_estimate(fixes) -> None:
+    record = Recorder(configuration(fixes)).send(drive(0, 3))
+    record.send(drive(3, 5, where=wild(5))).send(drive(5, 6.5, seed=3))
+    assert record.state is EstimatorState.TRACKING
+    assert record.errors(3, 6.5).max() < 0.1
+    refused = record.reasons("fix")
+    assert sum(refused.values()) == 10  # all of the burst, none of the rest
+    assert set(refused) <= {Reason.SUSPECT, Reason.GATED}
+    assert "recovery.reinit" not in record.codes()
+    if fixes is FIX:
+        assert record.codes().count("recovery.start") <= 3  # told once a second
+        assert {"recovery.rollback", "recovery.suspects"} <= set(record.codes())
+
+
+@BOTH
+def test_a_kidnapped_robot_is_found_within_two_seconds(fixes) -> None:
+    record = Recorder(configuration(fixes)).send(drive(0, 3))
+    record.send(drive(3, 6, where=away, seed=2))
+    assert record.state is EstimatorState.TRACKING
+    moved = record.since("recovery.reinit")
+    assert moved.stamp - stamp_of(3) <= 1.5e9
+    assert "elsewhere" in moved.text
+    assert record.errors(3, 3.9).max() < 0.1  # until it was certain, where odometry leads
+    assert record.errors(5, 6, away).max() < 0.15
+    assert "RECOVERING" in record.states()
+
+
+def test_single_outliers_are_suspects_and_said_so() -> None:
+    record = Recorder()
+    data = [*drive(0, 3), (1.95, fix(1.9, pose2(30, 30, 1)))]
+    record.send(sorted(data, key=lambda pair: pair[0]))
+    assert record.reasons("fix") == {Reason.SUSPECT: 1}
+    event = record.since("recovery.suspects")
+    assert event.values == {"fix": "1"}
+    assert record.errors(1, 3).max() < 0.1
+
+
+def test_an_odometry_that_starts_anew_elsewhere_is_survived() -> None:
+    record = Recorder().send(drive(0, 3))
+    jumped = [
+        (a, odometry((m.stamp - stamp_of(0)) * 1e-9, compose(pose2(50, 9, 2), m.pose)))
+        if m.sensor == "odometry"
+        else (a, m)
+        for a, m in drive(3, 5.5, seed=4)
+    ]
+    record.send(jumped)
+    assert record.state is EstimatorState.TRACKING
+    assert record.errors(3, 5.5).max() < 1.0
+    assert record.errors(4.5, 5.5).max() < 0.15
+
+
+def failing(estimator: Estimator, until: dict) -> None:
+    """Solves raise while ``until["fails"]``; in steps without restart only if it says so."""
+    original = estimator.attempt
+
+    def attempt(measurements, now, **options) -> Attempt:
+        until["tried"] = until.get("tried", 0) + 1
+        if until["fails"]:
+            return Attempt(None, None, None, {}, ZeroDivisionError("as told"))
+        return original(measurements, now, **options)
+
+    estimator.attempt = attempt  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_steps_that_cannot_be_repaired_lose_the_estimate_until_data_start_it_again() -> None:
+    record = Recorder()
+    switch = {"fails": False}
+    failing(record.session.estimator, switch)
+    record.send(drive(0, 2))
+    steps = len(record.steps)
+    switch["fails"] = True
+    record.send(drive(2, 3))
+    assert record.state is EstimatorState.LOST
+    assert record.reason == "recovery.failed:solver.exception"
+    assert "recovery.failed" in record.codes()
+    assert len(record.steps) == steps  # nothing leaves
+    assert not record.session.pose_at(stamp_of(2.9)).success
+    assert record.session.status().solves_failed > 0
+    switch["fails"] = False
+    record.send(drive(3, 4.5, seed=5))
+    assert record.state is EstimatorState.TRACKING
+    assert record.states()[-4:] == ["RECOVERING", "LOST", "INITIALIZING", "TRACKING"]
+    assert record.back_after(3.0) <= 0.5
+    assert record.errors(3.5, 4.5).max() < 0.2
+
+
+def test_without_recovery_a_failure_only_costs_its_measurements() -> None:
+    record = Recorder(configuration(recovery={"enabled": False}))
+    switch = {"fails": False}
+    failing(record.session.estimator, switch)
+    record.send(drive(0, 2))
+    switch["fails"] = True
+    record.send(drive(2, 2.3))
+    switch["fails"] = False
+    record.send(drive(2.3, 3))
+    assert "solver.exception" in record.codes()
+    assert "recovery.start" not in record.codes()
+    assert record.errors(2.5, 3).max() < 0.2
+
+
+def test_a_track_without_fixes_restarts_where_it_was() -> None:
+    track = {"init": {"mode": "params", "pose": [0.0, 0.0, 0.0], "sigma": [0.01, 0.01, 0.01]}}
+    record = Recorder(configuration(track=track))
+    switch = {"fails": False}
+    failing(record.session.estimator, switch)
+    record.send(drive(0, 3, fixes=0))
+    switch["fails"] = True
+    record.send(drive(3, 4, fixes=0))
+    assert record.state is EstimatorState.LOST
+    switch["fails"] = False
+    record.send(drive(4, 5, fixes=0))
+    # Not back at the configured start: where it was lost, give or take what was not seen.
+    assert record.state is EstimatorState.TRACKING
+    assert record.errors(4, 5).max() < 1.2
+
+
+def test_a_failing_window_is_written_once_and_a_full_disk_is_an_event(tmp_path) -> None:
+    config = configuration(output_dir=str(tmp_path / "dumps"))
+    record = Recorder(config, dumps=True).send(drive(0, 2))
+    record.send([(2.1, fix(2.05, pose2(40, 40, 0)))]).send(drive(2.1, 2.6))
+    (path,) = (tmp_path / "dumps").glob("*.json")
+    assert load_window(path).cost > 100
+    assert str(path) in record.since("dump.written").text
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    record = Recorder(configuration(output_dir=str(blocked)), dumps=True).send(drive(0, 2))
+    record.send([(2.1, fix(2.05, pose2(40, 40, 0)))]).send(drive(2.1, 2.6))
+    assert str(blocked) in record.since("dump.failed").text
+    assert record.state is EstimatorState.TRACKING
+
+
+def test_the_critic_knows_speed_turn_and_cost() -> None:
+    record = Recorder().send(drive(0, 2))
+    good = record.steps[-1]
+    critic = Critic(record.session.config)
+    for step in record.steps:
+        critic.accept(step)
+
+    def judge(result):
+        return critic.judge(Attempt(None, None, result, {}, None))
+
+    def moved(by: np.ndarray):
+        track = good.tracks["robot"]
+        poses = np.concatenate([track.poses[:-1], [compose(track.poses[-1], by)]])
+        return replace(good, tracks={"robot": replace(track, poses=poses)})
+
+    assert judge(good) is None
+    assert judge(moved(pose2(0.5, 0, 0.5))) is None
+    assert judge(moved(pose2(3.0, 0, 0))).code == "speed"
+    assert judge(moved(pose2(0, 0, 3.0))).code == "turn_rate"
+    assert judge(moved(pose2(np.nan, 0, 0))).code == "solver.not_finite"
+    assert judge(replace(good, cost_final=1e6)).code == "cost.jump"
+    assert judge(replace(good, accepted=False, report=None)).code == "solver.refused"
+
+
+def test_witnesses_must_agree_for_long_enough() -> None:
+    record = Recorder().send(drive(0, 2))
+    estimate = record.steps[-1].tracks["robot"]
+    witness = Witness()
+
+    def say(t: float, correction: np.ndarray) -> bool:
+        nearest = int(np.argmin(np.abs(estimate.stamps - stamp_of(t))))
+        pose = compose(correction, estimate.poses[nearest])
+        witness.refused("robot", fix(t), pose, estimate)
+        return witness.confirmed("robot")
+
+    elsewhere = pose2(6.0, -4.0, 1.0)
+    assert [say(1.0 + 0.25 * k, elsewhere) for k in range(5)] == [False] * 4 + [True]
+    witness.accepted("robot")
+    assert not say(2.25, elsewhere)
+    witness.forget()
+    random = np.random.default_rng(1)
+    scattered = [pose2(*random.uniform(-9, 9, 2), random.uniform(-3, 3)) for _ in range(9)]
+    assert not any(say(1.0 + 0.25 * k, where) for k, where in enumerate(scattered))
