@@ -1,7 +1,11 @@
 """The noise of sensors of motion: a density per second, or an error of the rate in each interval.
 
 A configured sigma is a density, because odometry errs more the longer it runs. A message's
-covariance is that of its twist: the rate was wrong by one draw over the interval that ends there.
+covariance is that of its twist: the rate was wrong by one draw over the interval that ends there,
+so that the motion over it has that covariance times Δt². The covariance of an odometry's *pose* is
+not used where only differences count: it grows without bound, and its errors are common to both
+ends. (fuse takes the twist's covariance times Δt there; robot_localization adds up those of both
+poses: after a change from either, `scaled` with `covariance_scale` sets the level.)
 """
 
 from __future__ import annotations
