@@ -103,6 +103,7 @@ def test_a_configured_topic_without_publisher_is_an_error():
     report = listen(config(), 0.5)
     assert codes(report) == {"NO_PUBLISHER"}
     assert report.severity == Severity.ERROR
+    assert codes(listen(None, 0.3), Severity.ERROR) == {"NO_PUBLISHER"}
 
 
 def test_without_a_configuration_everything_is_heard_but_the_logs():

@@ -368,7 +368,7 @@ CODES: dict[str, Code] = {
     ),
     "NO_PUBLISHER": Code(
         _ERROR,
-        "live: nobody publishes a configured topic",
+        "live: nobody publishes a configured topic, or any topic at all",
         "Start the driver; check name, namespace and `ROS_DOMAIN_ID`",
     ),
 }

@@ -96,6 +96,8 @@ class Listening:
                 self._node.destroy_subscription(subscription)
         while not self._queue.empty():
             self._examine(0.0)
+        if not self._subscriptions and self._doctor.config is None:
+            self._doctor.note(finding("NO_PUBLISHER", "no wanted topic is published by anybody"))
         if self._dropped:
             self._doctor.note(finding("OVERLOAD", f"{self._dropped} messages were not examined"))
         return self._doctor.report("live", f"heard for {time.monotonic() - self._began:.1f} s")
