@@ -14,8 +14,7 @@ from scipy.stats import chi2
 from dnls_ros.costs import between, prior
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.bag import Record
-from dnls_ros.io.replay import _adapted as adapted
-from dnls_ros.io.replay import _listeners as listeners
+from dnls_ros.io.feeds import feeds_of
 from dnls_ros.lie import SE2, SE3, local, retract
 from dnls_ros.optim import Assembly
 from dnls_ros.problem import FactorGroup, Isotropic, Problem, Ref, Values
@@ -789,7 +788,7 @@ def test_a_replay_stamps_with_the_arrival_where_that_is_asked_for() -> None:
     record = Record("fix", kind, 7 * SECOND, message)
     for source, stamp in (("header", 5 * SECOND), ("arrival", 7 * SECOND)):
         config = configuration({"fix": {**FIX, "stamp_source": source}})
-        (feed,) = adapted([record], config, listeners(config))
+        (feed,) = feeds_of([record], config)
         assert feed.stamp == stamp
         assert isinstance(feed.item, PoseMeasurement)
         assert feed.item.stamp == stamp

@@ -10,51 +10,27 @@ future is the receive stamp of each message.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnls_ros.errors import UnreadableInputError
-from dnls_ros.io.bag import BagReader, Record
-from dnls_ros.io.cameras import camera_from_info
-from dnls_ros.io.faults import Fault, FaultInjector
-from dnls_ros.io.messages import adapt_for
+from dnls_ros.io.feeds import Feed, ReplayOptions, read_feed
 from dnls_ros.io.trajectory import Trajectory
 from dnls_ros.io.yaml_files import load_camera_calibration
 from dnls_ros.runtime.session import Session
-from dnls_ros.runtime.types import Event, Output, Status
-from dnls_ros.window.config import EstimatorConfig, SensorConfig
+from dnls_ros.runtime.transforms import Transforms
+from dnls_ros.runtime.types import Event, Level, Output, Status
+from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.estimator import Estimator
 from dnls_ros.window.ingress import Settled
-from dnls_ros.window.measurements import CameraIntrinsics, Measurement, Reason, Rejection
+from dnls_ros.window.measurements import CameraIntrinsics, Measurement, Reason
 from dnls_ros.window.results import StepResult
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ReplayOptions:
-    """How to replay.
-
-    Attributes:
-        start: Skip so much of the recording [s].
-        duration: Stop after so much [s]; None = all.
-        full: Full smoothing at the end instead of the causal estimate.
-        faults: What to spoil; targets are topics or sensor names.
-        seed: Of the faults.
-        rate: Times real time; 0 = as fast as possible. The result is the same.
-    """
-
-    start: float = 0.0
-    duration: float | None = None
-    full: bool = False
-    faults: tuple[Fault, ...] = ()
-    seed: int = 0
-    rate: float = 0.0
 
 
 @dataclass
@@ -145,23 +121,6 @@ class ReplayResult:
         return self.tracks[track].smoothed(self.steps[-1] if self.steps else None, track)
 
 
-@dataclass(frozen=True, eq=False)
-class Feed:
-    """One item for the session: a measurement, a rejected message, or a calibration.
-
-    Attributes:
-        stamp: By which it is merged [ns].
-        clock: Receive stamp [ns].
-        sensor: Whose it is.
-        item: It.
-    """
-
-    stamp: int
-    clock: int
-    sensor: str
-    item: Measurement | Rejection | CameraIntrinsics
-
-
 class Watcher(Protocol):
     """Looks on while a recording is replayed; what it raises ends the replay."""
 
@@ -176,83 +135,6 @@ class Watcher(Protocol):
     def after(self, session: Session, outputs: Sequence[Output]) -> object:
         """An item, or the last tick, is done; ``outputs`` is what the session said to it."""
         ...
-
-
-def read_feed(
-    path: Path, config: EstimatorConfig, options: ReplayOptions
-) -> tuple[list[Feed], list[str]]:
-    """All messages of the configured topics, in feeding order, and the absent topics.
-
-    Raises:
-        UnreadableInputError: The recording is unreadable, or has none of the configured topics.
-    """
-    listeners = _listeners(config)
-    with BagReader(path) as bag:
-        known = {_bare(name): name for name in bag.topics}
-        present = [known[t] for t in listeners if t in known]
-        absent = [t for t in listeners if t not in known]
-        if not present:
-            raise UnreadableInputError(
-                f"{path} has none of the topics {sorted(listeners)}; it has {sorted(bag.topics)}"
-            )
-        start = bag.start + round(options.start * 1e9)
-        end = None if options.duration is None else start + round(options.duration * 1e9)
-        records: Iterable[Record] = bag.records(present, start, end)
-        if options.faults:
-            records = FaultInjector(options.faults, options.seed, _fault_targets(config)).apply(
-                records
-            )
-        feeds = list(feeds_of(records, config))
-    if not options.faults:
-        order = {s.name: k for k, s in enumerate(config.sensors)}
-        feeds.sort(
-            key=lambda f: (f.stamp, order[f.sensor])
-        )  # stable: sequence within a sensor stays
-    return feeds, absent
-
-
-def _bare(topic: str) -> str:
-    return topic.lstrip("/")
-
-
-def _listeners(config: EstimatorConfig) -> dict[str, list[SensorConfig]]:
-    """Topic → the sensors that read it, detections or calibration."""
-    out: dict[str, list[SensorConfig]] = {}
-    for sensor in config.sensors:
-        for topic in (sensor.topic, sensor.camera_info_topic):
-            if topic:
-                out.setdefault(_bare(topic), []).append(sensor)
-    return out
-
-
-def _fault_targets(config: EstimatorConfig) -> dict[str, str]:
-    """What a fault may name: sensors and their topics."""
-    return {name: s.topic for s in config.sensors for name in (s.name, s.topic)}
-
-
-def feeds_of(records: Iterable[Record], config: EstimatorConfig) -> Iterator[Feed]:
-    """What records are to the sensors of a configuration, in the same order."""
-    listeners = _listeners(config)
-    sequence = dict.fromkeys((s.name for s in config.sensors), 0)
-    calibrated: set[str] = set()
-    for record in records:
-        for sensor in listeners.get(_bare(record.topic), ()):
-            if _bare(sensor.camera_info_topic) == _bare(record.topic) and sensor.camera_info_topic:
-                intrinsics = camera_from_info(record.message)
-                if isinstance(intrinsics, CameraIntrinsics) and sensor.name not in calibrated:
-                    calibrated.add(sensor.name)
-                    yield Feed(0, record.receive_stamp, sensor.name, intrinsics)
-                continue
-            item = adapt_for(sensor, record.type, record.message, sequence[sensor.name])
-            sequence[sensor.name] += 1
-            if sensor.stamp_source == "arrival" and isinstance(item, Measurement):
-                item = replace(item, stamp=record.receive_stamp)
-            yield Feed(
-                record.receive_stamp if isinstance(item, Rejection) else item.stamp,
-                record.receive_stamp,
-                sensor.name,
-                item,
-            )
 
 
 def replay(
@@ -308,6 +190,11 @@ def run_feed(
             watcher.before(feed, k / len(feeds))
         if isinstance(feed.item, CameraIntrinsics):
             session.set_intrinsics(feed.sensor, feed.item)
+        elif isinstance(feed.item, Transforms):
+            log.refused(feed.clock, feed.item.problems)
+            if options.faults:  # the order of arrival: time passes with every message
+                session.advance(feed.clock)
+            session.add_transforms(feed.item.transforms, feed.item.static)
         else:
             session.receive(feed.item, feed.clock)
         log.collect()
@@ -335,6 +222,10 @@ class _Log:
         self.events: list[Event] = []
         self.settled: list[Settled] = []
         self.tracks = {t.name: TrackLog() for t in session.config.tracks}
+
+    def refused(self, stamp: int, problems: Iterable[str]) -> None:
+        """Transforms that could not be read."""
+        self.events += [Event(stamp, Level.WARN, "tf.refused", text) for text in problems]
 
     def collect(self) -> None:
         """Takes what was said since the last call."""
