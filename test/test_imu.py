@@ -19,6 +19,8 @@ from dnls_ros.io.sim_messages import recording_records
 from dnls_ros.io.simulate import Recording, simulate
 from dnls_ros.lie import SE3, SO3
 from dnls_ros.problem import check_jacobians
+from dnls_ros.runtime.session import Session
+from dnls_ros.runtime.transforms import StampedTransform
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.estimator import Estimator
 from dnls_ros.window.measurements import (
@@ -307,6 +309,17 @@ def test_the_mount_of_tf_counts_before_the_configured_one() -> None:
     fed = with_gyro(ON_ITS_SIDE, extrinsic=pose)
     result = drive({"odometry": ODOMETRY, "imu": {**GYRO, "extrinsic": [0.0] * 6}}, fed)
     assert yaw_of(newest(result)) == pytest.approx(TURN, abs=0.01)
+
+
+def test_a_unit_without_a_configured_mount_sits_where_tf_static_says() -> None:
+    session = Session(configuration({"odometry": ODOMETRY, "imu": GYRO}))
+    pose = np.array([0.0, 0, 0, *rotation(*ON_ITS_SIDE).as_quat()])
+    session.add_transforms([StampedTransform("base_link", "imu_link", 0, pose)], static=True)
+    for m in sorted(with_gyro(ON_ITS_SIDE), key=lambda m: m.stamp):
+        session.receive(m, m.stamp)
+    session.finish()
+    assert session.estimator.counters["imu"].accepted == 101
+    assert yaw_of(session.pose_at(T0 + SECOND).pose) == pytest.approx(TURN, abs=0.01)
 
 
 def test_the_noise_of_a_tilted_unit_turns_with_it() -> None:
