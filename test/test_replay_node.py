@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from dnls_ros.io.replay import ReplayOptions, replay
 from dnls_ros.io.results_files import summarize, write_results
 from dnls_ros.ros.listen import OdometryListener
 from dnls_ros.ros.live import free_domain, local_node
+from dnls_ros.ros.replay_node import main
 from dnls_ros.ros.replaying import make_request
 from dnls_ros.ros.types import message_class
 
@@ -141,7 +145,7 @@ def test_clock_odometry_and_feedback_leave_while_it_runs_and_a_cancel_ends_it(ri
     assert not done.result.success
     assert "stopped before the end" in done.result.message
     assert rig.clocks[0] >= stamp_of(1.0)
-    assert all(b > a for a, b in zip(rig.clocks, rig.clocks[1:], strict=False))
+    assert all(b > a for a, b in pairwise(rig.clocks))
     newest = rig.listener.trajectory()
     assert newest.stamps[-1] < stamp_of(SECONDS) - 10**9
     assert newest.stamps[-1] <= rig.clocks[-1]
@@ -178,14 +182,38 @@ def test_a_goal_that_cannot_be_replayed_is_aborted_with_a_sentence(
     assert rig.process.running
 
 
-def test_the_node_replays_what_its_parameters_name_and_ends(recording, tmp_path):
+@pytest.fixture
+def run() -> Iterator[Callable[..., int]]:
+    """Runs the node in this process until it ends; its exit code."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def start(**parameters: str) -> int:
+        words = [word for k, v in parameters.items() for word in ("-p", f"{k}:={v}")]
+        return main(["--ros-args", *words])
+
+    yield start
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_the_node_replays_what_its_parameters_name_and_ends(run, recording, tmp_path, capfd):
     given = {"bag": str(recording / "bag"), "params_file": str(recording / "params.yaml")}
-    with process("replay_node", tmp_path, **given, output_dir=str(tmp_path), rate="0") as running:
-        assert running.wait() == 0, running.log()
-        assert "coverage" in json.loads((tmp_path / "bag" / "status.json").read_text())
-    with process("replay_node", tmp_path, **given, output_dir="/dev/null/x") as running:
-        assert running.wait() == 2
-        assert "cannot write the results into /dev/null/x" in running.log()
+    assert run(**given, output_dir=str(tmp_path), rate="0") == 0
+    assert "coverage" in json.loads((tmp_path / "bag" / "status.json").read_text())
+    assert run(**given, output_dir="/dev/null/x") == 2
+    assert "cannot write the results into /dev/null/x" in capfd.readouterr().err
+
+
+def test_a_loop_shows_the_recording_again_and_again_until_sigint(recording, tmp_path):
+    given = {"bag": str(recording / "bag"), "params_file": str(recording / "params.yaml")}
+    with local_node("listener", free_domain()) as node:
+        listener = OdometryListener(node)
+        loop = {"output_dir": str(tmp_path), "rate": "20.0", "loop": "true"}
+        with process("replay_node", tmp_path, **given, **loop) as running:
+            running.wait_for(lambda: running.log().count("; again") >= 3, 60.0, "three loops")
+            assert running.stop() == 0
+    stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in listener.messages]
+    assert sum(b < a for a, b in pairwise(stamps)) >= 2
 
 
 @pytest.mark.parametrize(
@@ -196,8 +224,6 @@ def test_the_node_replays_what_its_parameters_name_and_ends(recording, tmp_path)
         ({"rat": "1.0"}, 2, "did you mean rate?"),
     ],
 )
-def test_the_exit_code_says_what_was_wrong(recording, tmp_path, wrong, code, complaint):
-    given = {"params_file": str(recording / "params.yaml"), **wrong}
-    with process("replay_node", tmp_path, **given) as running:
-        assert running.wait() == code
-        assert complaint in running.log()
+def test_the_exit_code_says_what_was_wrong(run, recording, capfd, wrong, code, complaint):
+    assert run(**{"params_file": str(recording / "params.yaml"), **wrong}) == code
+    assert complaint in capfd.readouterr().err

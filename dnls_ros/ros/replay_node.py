@@ -183,6 +183,7 @@ class ReplayNode(PlainNode):
         torch.set_num_threads(job.request.config.num_threads)
         answer = self._once(job)
         while job.loop and isinstance(answer, Replayed):
+            self.get_logger().info(f"{answer.message}; again")
             answer = self._once(job)
         self._busy = False
         job.done(answer)

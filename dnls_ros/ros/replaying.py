@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
-from dnls_ros.io.replay import Feed, ReplayOptions, replay
+from dnls_ros.io.feeds import Feed, ReplayOptions
+from dnls_ros.io.replay import replay
 from dnls_ros.io.results_files import summarize, write_results
 from dnls_ros.runtime.types import Event, Output, Status
 from dnls_ros.window.config import EstimatorConfig
