@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from dnls_ros.runtime.transforms import Found, Impossible, TransformSource, bare
 from dnls_ros.window.config import EstimatorConfig, SensorConfig, TrackConfig
-from dnls_ros.window.ingress import LATEST_STAMP, check_content
+from dnls_ros.window.content import check_content
+from dnls_ros.window.ingress import LATEST_STAMP
 from dnls_ros.window.measurements import (
     Measurement,
     OdometryMeasurement,
