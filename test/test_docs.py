@@ -147,6 +147,28 @@ def test_launch_files_and_configurations_that_the_pages_name_exist():
         assert (ROOT / "config" / row).is_file(), row
 
 
+def configurations() -> list[Path]:
+    """The parameter files of an estimator that are shipped."""
+    files = sorted((ROOT / "config").glob("*.yaml"))
+    return [path for path in files if "dnls_estimator" in yaml.safe_load(path.read_text())]
+
+
+@pytest.mark.parametrize("path", configurations(), ids=lambda path: path.stem)
+def test_every_shipped_configuration_loads_and_starts(path):
+    from dnls_ros.runtime.session import Session
+    from dnls_ros.window.parameters import load_parameters
+
+    session = Session(load_parameters(path))
+    assert session.status().state is EstimatorState.UNINITIALIZED
+
+
+def test_the_files_of_the_design_are_shipped():
+    shipped = {path.stem for path in configurations()}
+    design = {"minimal_pose", "localization_2d", "mocap_object_se3", "all_parameters"}
+    assert design <= shipped
+    assert len((ROOT / "config" / "minimal_pose.yaml").read_text().splitlines()) <= 10
+
+
 def published() -> dict[str, list[str]]:
     """Topics that the page says are published, with their cells."""
     return {row[0].strip("`"): row for row in section("topics.md", "Published")}
