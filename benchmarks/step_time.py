@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from dnls_ros.io.feeds import ReplayOptions, read_feed
 from dnls_ros.io.recording import write_recording
-from dnls_ros.io.replay import ReplayOptions, read_feed
 from dnls_ros.io.scene import load_scene
 from dnls_ros.io.simulate import simulate
 from dnls_ros.window.estimator import Estimator

@@ -12,7 +12,7 @@ import pytest
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.compose import Composer
 from dnls_ros.io.definitions import message_class
-from dnls_ros.ros.inbox import Arrival, Ask, CameraInfo, Dropped, Inbox
+from dnls_ros.ros.inbox import Arrival, Ask, CameraInfo, Dropped, Inbox, Transforms
 from dnls_ros.ros.path import PathHistory
 from dnls_ros.ros.solver import OVERLOAD, SolverThread
 from dnls_ros.runtime.session import Session
@@ -210,6 +210,13 @@ def test_the_clock_at_arrival_is_told_and_can_be_the_stamp():
     rig.finish()
     ((measurement, clock, _),) = rig.session.received
     assert (measurement.stamp, clock) == (9 * 10**9, 9 * 10**9)
+
+
+def test_transforms_come_in_order_with_the_messages(rig):
+    rig.thread.start()
+    rig.inbox.put_uncounted(Transforms((), True))
+    rig.finish()
+    assert rig.session.transforms == [((), True)]
 
 
 def test_a_camera_is_calibrated_in_order_with_its_images_and_once():

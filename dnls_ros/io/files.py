@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dnls_ros.errors import UnreadableInputError
+from dnls_ros.errors import DnlsError, UnreadableInputError
 
 
 @contextmanager
@@ -33,6 +33,24 @@ def atomic_path(path: Path | str) -> Generator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def prepare_folder(path: Path | str) -> Path:
+    """Make a folder (``~`` is the user's home) and see that files can be written into it.
+
+    Raises:
+        DnlsError: They cannot.
+    """
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DnlsError(
+            f"output_dir '{folder}' cannot be written: {error}; name another one or its owner"
+        ) from error
+    return folder
 
 
 def write_text(path: Path | str, text: str) -> None:

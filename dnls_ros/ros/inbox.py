@@ -121,8 +121,14 @@ class Inbox:
 
     @property
     def backlog(self) -> int:
-        """How much is waiting."""
+        """How much is waiting, transforms and calibrations too."""
         return len(self._queue)
+
+    @property
+    def messages_waiting(self) -> int:
+        """How many messages of sensors wait."""
+        with self._changed:
+            return self._waiting.total()
 
     def close(self) -> None:
         """Wakes the taker for the last time."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import rclpy
@@ -22,16 +22,21 @@ from rclpy.signals import SignalHandlerOptions
 
 from dnls_ros import __version__
 from dnls_ros.errors import DnlsError
+from dnls_ros.io.files import prepare_folder
+from dnls_ros.ros.clock import ClockWatch
 from dnls_ros.ros.inbox import Inbox
 from dnls_ros.ros.parameters import TableNode, TableParameters
-from dnls_ros.ros.pose_service import PoseService
 from dnls_ros.ros.publish import PublisherThread
+from dnls_ros.ros.reconfigure import Reconfiguring
+from dnls_ros.ros.services import Services
 from dnls_ros.ros.solver import SolverThread
 from dnls_ros.ros.spin import make_executor, spin_until
 from dnls_ros.ros.subscriptions import Subscriptions, check_own_topics
-from dnls_ros.ros.transforms import TransformSubscriptions
+from dnls_ros.ros.transforms import TransformSubscriptions, make_source, without
 from dnls_ros.ros.watchdog import Watchdog, account
 from dnls_ros.runtime.session import Session
+from dnls_ros.runtime.tf_output import TfOutput
+from dnls_ros.runtime.transforms import Transforms
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.parameter_checks import warnings_of
 from dnls_ros.window.parameters import DEFAULT_NODE, config_hash
@@ -126,6 +131,7 @@ class EstimatorNode(TableNode, LifecycleNode):
         log = self.get_logger()
         for text in warnings_of(config):
             log.warning(text)
+        prepare_folder(config.output_dir)
         inbox = Inbox(sensor.name for sensor in config.sensors)
         publisher = self._add(PublisherThread(self, config))
         check_own_topics(self, config, publisher.topics())
@@ -136,17 +142,24 @@ class EstimatorNode(TableNode, LifecycleNode):
             inbox,
             publisher.put,
             solver_log,
-            Session,
+            lambda chosen: Session(chosen, transforms=make_source(chosen.tf.cache)),
             lambda: clock.now().nanoseconds,
             publisher.look,
         )
         runs_on = solver.start()
         self._solver = self._add(solver)
         self._add(Watchdog(config, solver, log, self._open.is_set))
-        self._add(PoseService(self, config, inbox, self._open.is_set))
-        self._add(Subscriptions(self, config, inbox, self._open.is_set))
+        self._table.apply = Reconfiguring(inbox, publisher.put)
+        self._add(ClockWatch(self, inbox, config.time.jump_threshold))
+        self._add(Services(self, config, inbox, self._open.is_set, self._table.adopt))
+        own = TfOutput(config).children
+        sinks: list[Callable[[Transforms], object]] = [
+            lambda heard: inbox.put_uncounted(without(own, heard))
+        ]
         if config.publish.tf:  # for odom to base, and for whoever broadcasts our frames too
-            self._add(TransformSubscriptions(self, [publisher.put]))
+            sinks.append(publisher.put)
+        self._add(TransformSubscriptions(self, sinks))
+        self._add(Subscriptions(self, config, inbox, self._open.is_set))
         log.info(f"dnls_ros {__version__}, configuration {config_hash(config)}; {runs_on}")
 
     def _add(self, part: _PartT) -> _PartT:
@@ -158,6 +171,7 @@ class EstimatorNode(TableNode, LifecycleNode):
         """Stops what was built, last first, and says the final accounts."""
         self._open.clear()
         self._table.locked = False
+        self._table.apply = None
         while self._parts:
             self._parts.pop().stop()
         if self._solver is not None:

@@ -22,12 +22,13 @@ from typing import Any
 import rclpy
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.bag import BagReader
 from dnls_ros.io.definitions import typestore
 from dnls_ros.io.spoil import shift_stamp
+from dnls_ros.io.tf_messages import TF_TOPICS
 from dnls_ros.ros.types import is_available, message_class
 
 DEPTH = 1000
@@ -102,10 +103,9 @@ class Player:
     """Publishers for a recording's topics, relative to the node's namespace."""
 
     def __init__(self, node: Node, types: Mapping[str, str]) -> None:
-        """Creates a reliable publisher per topic."""
-        qos = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+        """Creates a reliable publisher per topic; that of static transforms is latched."""
         self._publishers: dict[str, Publisher] = {
-            name: node.create_publisher(message_class(kind), name.lstrip("/"), qos)
+            name: node.create_publisher(message_class(kind), name.lstrip("/"), _qos(name))
             for name, kind in types.items()
         }
 
@@ -179,6 +179,16 @@ class Player:
             self._publishers[sending.topic].publish(sending.data)
             sent[sending.topic] += 1
         return sent
+
+
+def _qos(topic: str) -> QoSProfile:
+    """Of a topic's publisher."""
+    latched = TF_TOPICS.get(topic.lstrip("/"), False)
+    return QoSProfile(
+        depth=DEPTH,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from dnls_ros.io.cameras import camera_from_info
 from dnls_ros.io.messages import adapt_for
 from dnls_ros.io.replay import calibrate_from_files
 from dnls_ros.ros.inbox import Arrival, Ask, CameraInfo, Dropped, Inbox, Work
+from dnls_ros.runtime.transforms import Transforms
 from dnls_ros.runtime.types import Event, Level, Output, SensorHealth, Status
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.measurements import (
@@ -157,10 +158,10 @@ class SolverThread:
             work = self._inbox.take(IDLE)
             self._began = time.monotonic()
             try:
-                if work is None:
-                    session.advance(self._clock())
-                else:
+                if work is not None:
                     self._do(session, work)
+                if work is None or time.monotonic() - self._accounted > IDLE:
+                    session.advance(self._clock())  # timeouts act under load too
             except Exception as error:
                 self._failed(type(work).__name__, error)
             changed = self._say(session)
@@ -177,6 +178,8 @@ class SolverThread:
         """One item of work; nothing it does ends the thread."""
         if isinstance(work, Ask):
             _answer(session, work)
+        elif isinstance(work, Transforms):
+            session.add_transforms(work.transforms, work.static)
         elif isinstance(work, CameraInfo):
             camera = camera_from_info(work.message)
             if isinstance(camera, CameraIntrinsics):
@@ -194,10 +197,10 @@ class SolverThread:
         measurement = self._translate(arrival)
         if isinstance(measurement, LandmarkMeasurement) and measurement.intrinsics:
             self._calibrate(session, arrival.sensor, measurement.intrinsics)
-        behind = self._inbox.backlog > OVERLOAD
+        behind = self._inbox.messages_waiting > OVERLOAD
         if behind:
             self._log.warning(
-                f"{self._inbox.backlog} messages wait: steps are skipped to catch up"
+                f"{self._inbox.messages_waiting} messages wait: steps are skipped to catch up"
             )
         session.receive(measurement, arrival.stamp or None, behind=behind)
 

@@ -120,7 +120,7 @@ class Ingress:
             return self._reject(item, (item.reason, item.text))
         sensor = self.sensors[item.sensor]
         if sensor.stamp_offset:
-            item = replace(item, stamp=item.stamp + round(sensor.stamp_offset * 1e9))
+            item = _moved(item, round(sensor.stamp_offset * 1e9))
         if now is not None:
             self._latency[id(item)] = (now - item.stamp) * 1e-9
         verdict = self._check(sensor, item, now)
@@ -240,6 +240,13 @@ class Ingress:
             return Reason.THROTTLED, f"closer than {sensor.throttle} s to the last used one"
         self._last_used[sensor.name] = m.stamp
         return None
+
+
+def _moved(m: Measurement, by: int) -> Measurement:
+    """The measurement with all its stamps moved [ns]."""
+    if isinstance(m, RelativePoseMeasurement):
+        return replace(m, stamp=m.stamp + by, stamp_from=m.stamp_from + by)
+    return replace(m, stamp=m.stamp + by)
 
 
 class _Recent:
