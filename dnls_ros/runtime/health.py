@@ -42,6 +42,7 @@ class SensorWatch:
     verdicts: deque[tuple[int, Reason]] = field(default_factory=deque[tuple[int, Reason]])
     nis: deque[tuple[int, float]] = field(default_factory=deque[tuple[int, float]])
     periods: deque[int] = field(default_factory=lambda: deque[int](maxlen=PERIODS))
+    bad: int = 0
     last_arrival: int = 0
     last_stamp: int = 0
     stale: bool = False
@@ -59,7 +60,12 @@ class SensorWatch:
         """A measurement was used or refused."""
         if reason not in UNCOUNTED:
             self.verdicts.append((when, reason))
-        _prune(self.verdicts, when - RECENT)
+            self.bad += reason is not Reason.ACCEPTED
+        self._forget_verdicts(when - RECENT)
+
+    def _forget_verdicts(self, before: int) -> None:
+        while self.verdicts and self.verdicts[0][0] < before:
+            self.bad -= self.verdicts.popleft()[1] is not Reason.ACCEPTED
 
     def tested(self, when: int, nis: float) -> None:
         """A step's mean normalized innovation squared."""
@@ -77,14 +83,11 @@ class SensorWatch:
 
     def rejected(self, when: int) -> float:
         """Share of recent measurements that were refused; 0 if there are too few."""
-        _prune(self.verdicts, when - RECENT)
-        if len(self.verdicts) < FEWEST:
-            return 0.0
-        bad = sum(reason is not Reason.ACCEPTED for _, reason in self.verdicts)
-        return bad / len(self.verdicts)
+        self._forget_verdicts(when - RECENT)
+        return self.bad / len(self.verdicts) if len(self.verdicts) >= FEWEST else 0.0
 
 
-def _prune(entries: deque[tuple[int, float]] | deque[tuple[int, Reason]], before: int) -> None:
+def _prune(entries: deque[tuple[int, float]], before: int) -> None:
     while entries and entries[0][0] < before:
         entries.popleft()
 

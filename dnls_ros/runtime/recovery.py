@@ -89,7 +89,7 @@ class Critic:
 
         Args:
             attempt: What was computed.
-            continuous: Hold it against what was accepted before.
+            continuous: Hold its poses too against what was accepted before.
         """
         if attempt.failure is not None:
             return Trouble("solver.exception", attempt.failure_text)
@@ -101,7 +101,7 @@ class Critic:
             return Trouble("solver.not_finite", f"the solve is not finite: {result.status}")
         if not result.accepted:
             return Trouble(_token(result), f"the solve was not accepted: {result.status}")
-        return (self._cost(result) or self._motion(result)) if continuous else None
+        return self._cost(result) or (self._motion(result) if continuous else None)
 
     def _cost(self, result: StepResult) -> Trouble | None:
         if len(self._costs) < FEWEST:
@@ -205,6 +205,10 @@ class Witness:
         new = _Statement(m.stamp, correction, place, _noise(m))
         kept = [s for s in self.statements.get(track, []) if m.stamp - s.stamp <= FORGOTTEN]
         self.statements[track] = [*kept, new]
+
+    def contradicts(self, track: str) -> bool:
+        """Whether an absolute measurement contradicts the estimate, and none since spoke for it."""
+        return bool(self.statements.get(track))
 
     def confirmed(self, track: str) -> bool:
         """Whether they have agreed for long enough."""

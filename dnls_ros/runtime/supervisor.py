@@ -38,6 +38,8 @@ SHORTEST = 0.02
 """Least time between two samples of motion over which their speed is judged [s]."""
 ODD = 1.5
 """Samples of motion so many times faster than the limits are suspects."""
+DESPAIR = 3_000_000_000
+"""For so long a track that nothing fits waits for an absolute measurement [ns]."""
 REFUSALS = (Reason.GATED, Reason.SUSPECT)
 
 
@@ -108,7 +110,7 @@ class Supervisor:
         if trouble is not None:
             return self._recover(measurements, attempt, trouble, now)
         self._note(attempt, now)
-        kidnapped = self._kidnapped()
+        kidnapped = self._kidnapped(now, measurements)
         reopened = self._reopened(attempt)
         if kidnapped is None and reopened:  # what does not even agree with itself stays outside
             again = self._estimator.attempt(measurements, now, config=self._closed)
@@ -149,12 +151,18 @@ class Supervisor:
                 self._tell(now, Level.WARN, "gate.reopened", text, {"sensor": sensor})
         return result
 
-    def _note(self, attempt: Attempt, now: int) -> None:
-        """Which absolute measurements speak for the estimate, and which against it."""
+    def _note(self, attempt: Attempt, now: int, left: Sequence[Measurement] = ()) -> None:
+        """Which absolute measurements speak for the estimate, and which against it.
+
+        Args:
+            attempt: A solve that might count.
+            now: Its time [ns].
+            left: Measurements that were left out of it.
+        """
         draft, result = attempt.draft, attempt.result
         if draft is None or result is None:
             return
-        for m, verdict in draft.verdicts:
+        for m, verdict in [*draft.verdicts, *((m, (Reason.SUSPECT, "")) for m in left)]:
             sensor = self._config.sensor(m.sensor)
             outside = f"gate_reopened.{m.sensor}" in result.notes
             refused = outside if verdict is None else verdict[0] in REFUSALS
@@ -166,18 +174,31 @@ class Supervisor:
                 continue
             track = result.tracks.get(sensor.track)
             if not refused:
-                self._witness.accepted(sensor.track)
+                self._vouch(sensor.track)
                 continue
             pose = self._estimator.suggestion(m)
             if pose is not None and track is not None:
                 self._witness.refused(sensor.track, m, pose, track)
 
-    def _kidnapped(self) -> Trouble | None:
+    def _vouch(self, track: str) -> None:
+        """An absolute measurement spoke for a track: what is refused is refused rightly."""
+        self._witness.accepted(track)
+        for sensor in self._config.sensors:
+            if sensor.track == track:
+                self._refusing.pop(sensor.name, None)
+
+    def _kidnapped(self, now: int, measurements: Sequence[Measurement]) -> Trouble | None:
+        """Whether a track is elsewhere: its absolute measurements agree, or nothing else fits."""
         for track in self._config.tracks:
+            why = ""
             if self._witness.confirmed(track.name):
-                text = f"for {CONFIRMATION * 1e-9:g} s all absolute measurements of track "
-                text += f"'{track.name}' have agreed that it is elsewhere"
-                return Trouble("kidnapped", text, track.name)
+                why = f"for {CONFIRMATION * 1e-9:g} s all absolute measurements of track "
+                why += f"'{track.name}' have agreed that it is elsewhere"
+            elif self._witness.contradicts(track.name) and self._stuck(track.name, now):
+                why = f"nothing that measures track '{track.name}' fits its estimate any more"
+            starters = self._starters(track.name)
+            if why and any(self._is_starter(m, starters) for m in measurements):
+                return Trouble("kidnapped", why, track.name)
         return None
 
     def _reopened(self, attempt: Attempt) -> bool:
@@ -233,20 +254,23 @@ class Supervisor:
         odd = [m for m in measurements if self._is_odd(m)]
         rest = [m for m in measurements if not any(m is o for o in odd)]
         attempt = self._estimator.attempt(rest, now, config=self._strict)
-        if attempt.result is None or self.critic.judge(attempt) is not None:
+        if self.critic.judge(attempt) is not None:  # none of what is new, but how it moved
+            odd += [m for m in rest if m.sensor not in self._estimator.state.increments]
+            rest = [m for m in rest if m.sensor in self._estimator.state.increments]
+            attempt = self._estimator.attempt(rest, now, config=self._strict)
+        if not rest or attempt.result is None or self.critic.judge(attempt) is not None:
             return None, None
-        self._note(attempt, now)
-        kidnapped = self._kidnapped()
-        if kidnapped is not None or self._stuck(now):
+        self._note(attempt, now, odd)
+        kidnapped = self._kidnapped(now, measurements)
+        if kidnapped is not None or self._without_hope(now):
             return None, kidnapped
         count = self._mark_suspects(attempt)
         for m in odd:
             count[m.sensor] = count.get(m.sensor, 0) + 1
-        self._estimator.give_up(odd, "it moved faster than the robot can; removed by recovery")
+        self._estimator.give_up(odd, "it does not fit; removed by recovery")
         text = f"solved without {sum(count.values())} new measurements that do not fit"
-        self._tell(
-            now, Level.WARN, "recovery.suspects", text, {k: str(v) for k, v in count.items()}
-        )
+        values = {name: str(many) for name, many in count.items()}
+        self._tell(now, Level.WARN, "recovery.suspects", text, values)
         return self._accept(attempt, now), None
 
     def _mark_suspects(self, attempt: Attempt) -> dict[str, int]:
@@ -262,12 +286,19 @@ class Supervisor:
                 verdicts[k] = m, (Reason.SUSPECT, "it does not fit; removed by recovery")
         return count
 
-    def _stuck(self, now: int) -> bool:
-        """Whether sensors that cannot start a track have been refused for long."""
-        return any(
-            now - since >= CONFIRMATION and not self._config.sensor(name).ignition
-            for name, since in self._refusing.items()
-        )
+    def _stuck(self, track: str, now: int) -> bool:
+        """Whether sensors of a track that cannot start it have been refused for long."""
+        mine = [s for s in self._config.sensors if s.track == track and not s.ignition]
+        return any(now - self._refusing.get(s.name, now) >= CONFIRMATION for s in mine)
+
+    def _without_hope(self, now: int) -> bool:
+        """Whether a track is stuck that no absolute measurement will save soon."""
+        for track in self._config.tracks:
+            saviours = any(s.enabled for s in self._starters(track.name))
+            patience = now - min(self._refusing.values(), default=now)
+            if self._stuck(track.name, now) and (not saviours or patience > DESPAIR):
+                return True
+        return False
 
     def _anew(
         self, measurements: Sequence[Measurement], trouble: Trouble, now: int
@@ -290,7 +321,7 @@ class Supervisor:
     def _anchor(self, name: str, measurements: Sequence[Measurement]) -> Anchor | None:
         """Where a track restarts; None: its first absolute measurement says."""
         track = self._config.track(name)
-        starters = [s for s in self._config.sensors if s.track == name and s.ignition]
+        starters = self._starters(name)
         if track.init.mode == "first_measurement" and any(s.enabled for s in starters):
             return None
         before = self.critic.newest.get(name)
@@ -302,6 +333,9 @@ class Supervisor:
             if pose is not None:
                 return Anchor(m.stamp, pose, covariance)
         return Anchor(int(before.stamps[-1]), before.poses[-1], covariance)
+
+    def _starters(self, track: str) -> list[SensorConfig]:
+        return [s for s in self._config.sensors if s.track == track and s.ignition]
 
     def _is_starter(self, m: Measurement, starters: Sequence[SensorConfig]) -> bool:
         return any(s.name == m.sensor for s in starters)
