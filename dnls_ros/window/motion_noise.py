@@ -41,17 +41,21 @@ def motion_noise(
         names: The sensor's axes in the order of ``given``.
         mount: body_T_sensor (7,); the identity where the data are in the body's axes.
     """
-    if config.covariance == "fixed":
-        return _fixed_motion_noise(config, body, names, tuple(mount.tolist()))
-    return _noise_of_motion(config, body, given, names, mount)
+    said = None if given is None or config.covariance == "fixed" else given.tobytes()
+    return _remembered(config, body, said, names, tuple(mount.tolist()))
 
 
-@lru_cache(maxsize=256)
-def _fixed_motion_noise(
-    config: SensorConfig, body: Body, names: tuple[str, ...], mount: tuple[float, ...]
+@lru_cache(maxsize=1024)
+def _remembered(
+    config: SensorConfig,
+    body: Body,
+    given: bytes | None,
+    names: tuple[str, ...],
+    mount: tuple[float, ...],
 ) -> MotionNoise | Verdict:
-    """The same for every measurement of a mount, so made once."""
-    return _noise_of_motion(config, body, None, names, np.array(mount))
+    """Drivers write the same covariance into every message, so its noise is made once."""
+    covariance = None if given is None else np.frombuffer(given).reshape(6, 6)
+    return _noise_of_motion(config, body, covariance, names, np.array(mount))
 
 
 def _noise_of_motion(
