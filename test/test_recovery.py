@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from session_rig import (
     FIX,
     GATED,
+    SECOND,
     Recorder,
     configuration,
     drive,
@@ -19,11 +22,24 @@ from session_rig import (
     truth,
 )
 
+from dnls_ros.io.feeds import ReplayOptions, read_feed
+from dnls_ros.io.recording import truth_trajectory, write_recording
+from dnls_ros.io.scene import load_scene
+from dnls_ros.io.simulate import simulate
 from dnls_ros.runtime.dump import load_window
 from dnls_ros.runtime.recovery import Critic, Witness
-from dnls_ros.runtime.types import EstimatorState
+from dnls_ros.runtime.session import Session
+from dnls_ros.runtime.types import EstimatorState, Event
 from dnls_ros.window.estimator import Attempt, Estimator
-from dnls_ros.window.measurements import Reason
+from dnls_ros.window.measurements import (
+    CameraIntrinsics,
+    LandmarkMeasurement,
+    Measurement,
+    PoseMeasurement,
+    Reason,
+)
+from dnls_ros.window.parameters import load_parameters
+from dnls_ros.window.results import StepResult
 from dnls_ros.window.rigid import compose
 
 BOTH = pytest.mark.parametrize("fixes", [FIX, GATED], ids=["plain", "gated"])
@@ -215,3 +231,50 @@ def test_witnesses_must_agree_for_long_enough() -> None:
     random = np.random.default_rng(1)
     scattered = [pose2(*random.uniform(-9, 9, 2), random.uniform(-3, 3)) for _ in range(9)]
     assert not any(say(1.0 + 0.25 * k, where) for k, where in enumerate(scattered))
+
+
+CONFIG = Path(__file__).resolve().parents[1] / "config" / "localization_2d.yaml"
+BEGIN = 1_700_000_000 * SECOND
+
+
+def demo(folder: Path, change) -> tuple[list[StepResult], list[Event], Any]:
+    """Nine seconds of the demo's robot; ``change`` spoils a measurement at a time [s]."""
+    recording = simulate(3, 9.0, load_scene())
+    files = write_recording(recording, folder)
+    config = replace(load_parameters(CONFIG), deterministic=True)
+    session = Session(config)
+    for feed in read_feed(files.bag, config, ReplayOptions())[0]:
+        item = feed.item
+        if isinstance(item, CameraIntrinsics):
+            session.set_intrinsics(feed.sensor, item)
+        elif isinstance(item, Measurement):
+            session.receive(change(item, (item.stamp - BEGIN) * 1e-9), feed.clock)
+    session.finish()
+    out = session.take()
+    steps = [x for x in out if isinstance(x, StepResult)]
+    return steps, [x for x in out if isinstance(x, Event)], truth_trajectory(recording)
+
+
+@pytest.mark.slow
+def test_tags_and_fixes_gone_wild_together_do_not_move_the_demo_robot(tmp_path) -> None:
+    random = np.random.default_rng(0)
+
+    def change(m: Measurement, t: float) -> Measurement:
+        if 4 <= t < 6 and isinstance(m, LandmarkMeasurement):
+            noisy = [
+                replace(o, pixels=o.pixels + random.normal(0, 60, np.shape(o.pixels)))
+                for o in m.observations
+            ]
+            return replace(m, observations=tuple(noisy))
+        if 4 <= t < 6 and m.sensor == "absolute" and isinstance(m, PoseMeasurement):
+            return replace(m, pose=compose(pose2(*random.uniform(-9, 9, 2), 0.0), m.pose))
+        return m
+
+    steps, events, true = demo(tmp_path, change)
+    assert "recovery.suspects" in [e.code for e in events]
+    assert not {"recovery.reinit", "recovery.failed"} & {e.code for e in events}
+    for step in steps:
+        if step.stamp > BEGIN + SECOND:
+            k = int(np.argmin(np.abs(true.stamps - step.stamp)))
+            off = step.tracks["robot"].poses[-1][:2] - true.poses[k][:2]
+            assert np.hypot(*off) < 0.1

@@ -28,6 +28,9 @@ FEWEST = 5
 """Fewer say nothing."""
 LEAST_MEDIAN = 0.5
 """Cost per degree of freedom that honest noise has: a median below it does not count as less."""
+GROWTH = 1.5
+"""A cost that is not so many times the last accepted one has not jumped: what is wrong with the
+window was so before, and robust losses bear it."""
 SIGMAS = 4.0
 """Motion within so many standard deviations of the estimates is no divergence."""
 SHORTEST = 0.2
@@ -107,7 +110,7 @@ class Critic:
         if len(self._costs) < FEWEST:
             return None
         usual, now = max(median(self._costs), LEAST_MEDIAN), _cost_per_dof(result)
-        if now <= self._limits.cost_jump * usual:
+        if now <= max(self._limits.cost_jump * usual, GROWTH * self._costs[-1]):
             return None
         text = (
             f"the cost per degree of freedom is {now:.3g}, more than recovery.cost_jump = "
@@ -207,7 +210,7 @@ class Witness:
         self.statements[track] = [*kept, new]
 
     def contradicts(self, track: str) -> bool:
-        """Whether an absolute measurement contradicts the estimate, and none since spoke for it."""
+        """Whether an absolute measurement contradicts it, and none since spoke for it."""
         return bool(self.statements.get(track))
 
     def confirmed(self, track: str) -> bool:
