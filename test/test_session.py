@@ -27,6 +27,7 @@ from dnls_ros.runtime.dump import load_window
 from dnls_ros.runtime.transforms import StampedTransform
 from dnls_ros.runtime.types import EstimatorState, SensorState
 from dnls_ros.window.measurements import Reason, Rejection
+from dnls_ros.window.parameters import load_parameters
 from dnls_ros.window.results import PoseReason
 from dnls_ros.window.rigid import compose
 
@@ -470,3 +471,36 @@ def test_measurements_without_their_transform_wait_and_are_counted() -> None:
     record.collect()
     record.send(drive(1.6, 2.2))
     assert record.reasons("fix") == {Reason.UNKNOWN_FRAME: 1}
+
+
+def test_a_pose_set_for_one_track_leaves_the_other_where_it_is() -> None:
+    track = {"manifold": "se2", "motion": "constant_velocity", "motion_sigma": [0.5, 0.5, 0.5]}
+    config = load_parameters(
+        {
+            "world_frame": "map",
+            "deterministic": True,
+            "tracks": ["one", "two"],
+            "sensors": ["fix", "other"],
+            "track": {"one": track, "two": {**track, "init": {"mode": "set_pose"}}},
+            "sensor": {"fix": {**FIX, "track": "one"}, "other": {**FIX, "track": "two"}},
+            "solver": {"rate": 10.0, "time_budget": 0.05},
+        }
+    )
+    record = Recorder(config)
+    fixes = [(k / 10 + 0.01, fix(k / 10)) for k in range(30)]
+    both = sorted(
+        [*fixes, *((a, replace(m, sensor="other")) for a, m in fixes)], key=lambda p: p[0]
+    )
+    record.send(both[:30])
+    assert set(record.steps[-1].tracks) == {"one"}
+    assert record.state is EstimatorState.DEGRADED
+    assert record.reason == "init.waiting:two"
+    known = record.session.estimator.state.values["one"].tensor.clone()
+    assert record.session.set_pose(fix(1.4), "two").success
+    assert record.session.estimator.state.values["one"].tensor.equal(known)
+    record.send(both[30:])
+    assert record.state is TRACKING
+    for track_name in ("one", "two"):
+        last = record.steps[-1].tracks[track_name]
+        off = truth((last.stamps[-1] - stamp_of(0)) * 1e-9)[:2] - last.poses[-1][:2]
+        assert np.hypot(*off) < 0.1
