@@ -3,11 +3,12 @@
 #   make test       the test suite (make test-all: the slow ones too)
 #   make check      format, lint, types
 #   make bench      times of one estimator step
+#   make docs       the documentation as a site in out/docs; warnings are errors
 #   make colcon     the same package built and tested by colcon in an environment of its own
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench colcon clean
+.PHONY: help setup demo test test-all check format bench docs colcon clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -20,7 +21,7 @@ RUN := $(VENV)/bin/python -m
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
 help:
-	@sed -n '2,6s/^#   //p' Makefile
+	@sed -n 's/^#   //p' Makefile
 
 setup: $(READY)
 
@@ -48,6 +49,10 @@ format: $(READY)
 
 bench: $(READY)
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/step_time.py
+
+docs: $(READY)
+	$(RUN) sphinx -W --keep-going -q -b html docs out/docs
+	@echo "open out/docs/index.html"
 
 colcon: $(READY)
 	scripts/colcon.sh
