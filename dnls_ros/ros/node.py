@@ -142,7 +142,7 @@ class EstimatorNode(TableNode, LifecycleNode):
             inbox,
             publisher.put,
             solver_log,
-            lambda chosen: Session(chosen, transforms=make_source(chosen.tf.cache)),
+            lambda chosen: Session(chosen, transforms=make_source(chosen.tf.cache), dumps=True),
             lambda: clock.now().nanoseconds,
             publisher.look,
         )
