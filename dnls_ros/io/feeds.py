@@ -97,6 +97,23 @@ def read_feed(
     return feeds, absent
 
 
+IDLE = 100_000_000
+"""The live node lets time pass after so long without a message [ns]."""
+
+
+class Silence:
+    """The moments at which a live node would have let time pass without a message."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def until(self, clock: int) -> Iterator[int]:
+        """Clock readings [ns] between the last message and one received at ``clock``."""
+        last = clock if self._last is None else self._last
+        yield from range(last + IDLE, clock, IDLE)
+        self._last = max(last, clock)
+
+
 def _bare(topic: str) -> str:
     return topic.lstrip("/")
 

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dnls_ros.io.feeds import Feed, ReplayOptions, read_feed
+from dnls_ros.io.feeds import Feed, ReplayOptions, Silence, read_feed
 from dnls_ros.io.trajectory import Trajectory
 from dnls_ros.io.yaml_files import load_camera_calibration
 from dnls_ros.runtime.session import Session
@@ -183,9 +183,12 @@ def run_feed(
     """Drives a session through prepared items, in their order."""
     log = _Log(session, watcher)
     pace = _Pace(options.rate, time.sleep if watcher is None else watcher.wait)
+    silence = Silence()
     began = time.perf_counter()
     for k, feed in enumerate(feeds):
         pace.wait(feed.stamp)
+        for clock in silence.until(feed.clock):
+            session.advance(clock)
         if watcher is not None:
             watcher.before(feed, k / len(feeds))
         if isinstance(feed.item, CameraIntrinsics):

@@ -125,6 +125,12 @@ class Health:
         for sensor, value in nis.items():
             self._watches[sensor].tested(now, value)
 
+    def forgive(self) -> None:
+        """The estimate was wrong, not the sensors: what it refused lately is not held to them."""
+        for watch in self._watches.values():
+            watch.verdicts.clear()
+            watch.bad = 0
+
     def restart(self) -> None:
         """Time began anew: when things happened means nothing any more."""
         self._began = None

@@ -309,7 +309,10 @@ class Session(Commands):
     def _step(self, now: int) -> None:
         result = self._supervisor.step(now)
         self._drain()
-        self._out += self._supervisor.take()
+        said = self._supervisor.take()
+        if any(event.code == "recovery.reinit" for event in said):
+            self._health.forgive()
+        self._out += said
         if result is None:
             return
         result = self._guard.repaired(result)
