@@ -182,6 +182,32 @@ def test_a_status_goes_out_again_and_again_without_any_message(rig):
     assert set(rig.session.advanced) == {CLOCK}
 
 
+def test_a_sensor_is_not_silent_while_its_messages_wait():
+    rig = Rig(health__stale_after=0.5)
+    tenth, go_on = 10**8, threading.Event()
+    clock = [CLOCK - 20 * tenth]
+    say, log = rig.outputs.append, rig.log
+    rig.thread = SolverThread(rig.config, rig.inbox, say, log, rig.make, lambda: clock[0])
+    rig.thread.start()
+    try:
+        rig.put(clock[0], arrival=clock[0])
+        while rig.inbox.messages_waiting:
+            time.sleep(0.001)
+        rig.inbox.ask(Ask(lambda session: go_on.wait(10.0), lambda answer: None))
+        for k in range(19, 0, -1):  # all this while the solver is at one item
+            rig.put(CLOCK - k * tenth, arrival=CLOCK - k * tenth)
+        clock[0] = CLOCK
+        time.sleep(0.2)
+        go_on.set()
+        status = rig.finish()
+    finally:
+        go_on.set()
+        rig.thread.stop()
+    assert status.sensors[0].accepted == 20
+    assert CLOCK - 19 * tenth in rig.session.advanced
+    assert "sensor.stale" not in [o.code for o in rig.outputs if isinstance(o, Event)]
+
+
 def test_events_are_published_and_said(rig):
     rig.thread.start()
     event = Event(10**9, Level.WARN, "time.jump_back", "the stamps went back")

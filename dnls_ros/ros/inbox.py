@@ -120,6 +120,12 @@ class Inbox:
             return dict(self._received), dict(self._waiting)
 
     @property
+    def oldest(self) -> int | None:
+        """The clock at which the oldest waiting message arrived [ns]; None where none waits."""
+        with self._changed:
+            return next((one.stamp for one in self._queue if isinstance(one, Arrival)), None)
+
+    @property
     def backlog(self) -> int:
         """How much is waiting, transforms and calibrations too."""
         return len(self._queue)

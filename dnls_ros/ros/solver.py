@@ -138,7 +138,11 @@ class SolverThread:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        """Builds the session, then works until stopped."""
+        """Builds the session, then works until stopped.
+
+        Under load timeouts act too, but time passes only up to the oldest message that waits: a
+        sensor is not silent while its messages lie here.
+        """
         import torch
 
         try:
@@ -161,7 +165,7 @@ class SolverThread:
                 if work is not None:
                     self._do(session, work)
                 if work is None or time.monotonic() - self._accounted > IDLE:
-                    session.advance(self._clock())  # timeouts act under load too
+                    session.advance(self._inbox.oldest or self._clock())
             except Exception as error:
                 self._failed(type(work).__name__, error)
             changed = self._say(session)
