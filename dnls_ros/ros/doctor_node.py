@@ -10,6 +10,11 @@ large ones cost nothing but their header.
 
 from __future__ import annotations
 
+from dnls_ros.ros.stopping import hold_signals
+
+if __name__ == "__main__":
+    hold_signals()  # before the imports, which take seconds
+
 import queue
 import sys
 import threading

@@ -9,6 +9,11 @@ stopped.
 
 from __future__ import annotations
 
+from dnls_ros.ros.stopping import hold_signals
+
+if __name__ == "__main__":
+    hold_signals()  # before the imports, which take seconds
+
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -10,7 +10,11 @@ itself. No input ends the process; only a wrong configuration does, with exit co
 
 from __future__ import annotations
 
-import signal
+from dnls_ros.ros.stopping import hold_signals, stop_on_signals
+
+if __name__ == "__main__":
+    hold_signals()  # before the imports, which take seconds
+
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -194,9 +198,7 @@ class EstimatorNode(TableNode, LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until SIGINT or SIGTERM; returns the exit code."""
-    stop, ended = threading.Event(), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop, ended = stop_on_signals(), threading.Event()
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         rclpy.init(
@@ -212,7 +214,7 @@ def main(args: Sequence[str] | None = None) -> int:
     executor = make_executor()
     executor.add_node(node)
     try:
-        if node.autostart and not _start(node):
+        if node.autostart and not stop.is_set() and not _start(node):
             return MISCONFIGURED
         spin_until(executor, stop, ended)
         return OK

@@ -15,6 +15,11 @@ does not take is kept and tried again.
 
 from __future__ import annotations
 
+from dnls_ros.ros.stopping import hold_signals
+
+if __name__ == "__main__":
+    hold_signals()  # before the imports, which take seconds
+
 import csv
 import io
 import sys

@@ -13,6 +13,11 @@ sentence that says why; one that comes while another replay runs is rejected.
 
 from __future__ import annotations
 
+from dnls_ros.ros.stopping import hold_signals
+
+if __name__ == "__main__":
+    hold_signals()  # before the imports, which take seconds
+
 import sys
 import threading
 import time

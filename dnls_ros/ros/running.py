@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.ros.spin import spin_until
+from dnls_ros.ros.stopping import stop_on_signals
 from dnls_ros.window.parameters import ROS_OWN
 
 OK, FAILED, MISCONFIGURED, UNREADABLE = 0, 1, 2, 3
@@ -126,9 +126,7 @@ def run_node(
         make_executor: Creates what spins it.
         args: Of the command line; None = the process's.
     """
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     try:
         rclpy.init(
             args=list(args) if args else None, signal_handler_options=SignalHandlerOptions.NO

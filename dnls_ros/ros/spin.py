@@ -7,13 +7,21 @@ load and is not used.
 
 from __future__ import annotations
 
-import threading
+from typing import Protocol
 
 from rclpy.context import Context
 from rclpy.executors import Executor, SingleThreadedExecutor
 
 STEP = 0.2
 """Longest wait between two looks at the stop flag [s]."""
+
+
+class Stop(Protocol):
+    """A wish to end: a threading.Event, or the flag of a signal."""
+
+    def is_set(self) -> bool:
+        """Whether there is one."""
+        ...
 
 
 def make_executor(context: Context | None = None) -> Executor:
@@ -25,7 +33,7 @@ def make_executor(context: Context | None = None) -> Executor:
     return EventsExecutor(context=context)
 
 
-def spin_until(executor: Executor, *stops: threading.Event) -> None:
+def spin_until(executor: Executor, *stops: Stop) -> None:
     """Runs callbacks until one of ``stops`` is set."""
     while not any(stop.is_set() for stop in stops):
         executor.spin_once(timeout_sec=STEP)
