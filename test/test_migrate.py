@@ -54,8 +54,8 @@ def test_a_plain_filter_becomes_a_configuration_that_loads(tmp_path, capsys):
         ("odom0", "odometry", "wheels"),
         ("imu0", "imu", "imu"),
     ]
-    assert ours.sensor("odom0").axes == ("x", "y", "yaw")
-    assert ours.sensor("odom0").differential
+    assert ours.sensor("odom0").axes == ("vx", "vy", "vyaw")
+    assert ours.sensor("odom0").measures_twist
     assert ours.sensor("imu0").axes == ("vyaw",)
     assert ours.tracks[0].manifold == "se2"
     assert ours.tracks[0].child_frame == "base_link"
@@ -98,12 +98,22 @@ def test_pose_and_motion_of_one_odometry_have_gates_of_their_own(tmp_path):
     both = {"odom0": "o", "odom0_config": config("x", "y", "yaw", "vx", "vyaw")}
     gates = {"odom0_pose_rejection_threshold": 4.0, "odom0_twist_rejection_threshold": 2.0}
     ours, _, _ = migrated(tmp_path, {"two_d_mode": True, **both, **gates})
-    pose, motion = ours.sensor("odom0"), ours.sensor("odom0_motion")
-    assert (pose.differential, motion.differential) == (False, True)
-    assert motion.axes == ("x", "yaw")
-    assert motion.gate_probability == pytest.approx(1 - np.exp(-2.0), abs=1e-6)
-    assert pose.gate_probability > motion.gate_probability
+    pose, twist = ours.sensor("odom0"), ours.sensor("odom0_twist")
+    assert (pose.topic, twist.topic) == ("o", "o")
+    assert (pose.measures_twist, twist.measures_twist) == (False, True)
+    assert (pose.axes, twist.axes) == (("x", "y", "yaw"), ("vx", "vyaw"))
+    assert twist.gate_probability == pytest.approx(1 - np.exp(-2.0), abs=1e-6)
+    assert pose.gate_probability > twist.gate_probability
     assert ours.init.mode == "first_measurement"
+
+
+def test_differences_of_poses_and_velocities_of_one_odometry_stay_two_sensors(tmp_path):
+    both = {"odom0": "o", "odom0_config": config("x", "y", "yaw", "vx", "vyaw")}
+    ours, _, notes = migrated(tmp_path, {"two_d_mode": True, **both, "odom0_differential": True})
+    assert ours.sensor("odom0").differential
+    assert ours.sensor("odom0").axes == ("x", "y", "yaw")
+    assert ours.sensor("odom0_twist").axes == ("vx", "vyaw")
+    assert {"odom0_config", "odom0_differential"} <= notes_of(notes, Kind.CHANGED)
 
 
 def test_the_plane_takes_out_what_is_not_in_it(tmp_path):

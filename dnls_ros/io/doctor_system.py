@@ -13,7 +13,6 @@ from dnls_ros.io.doctor_time import Shift, shift_between
 from dnls_ros.io.doctor_topics import CAMERA_INFO, IMAGE_TYPES, IMU, TopicLog
 from dnls_ros.io.messages import types_for
 from dnls_ros.window.config import EstimatorConfig, SensorConfig, TrackConfig
-from dnls_ros.window.parameter_table import TWIST_AXES
 
 ODOMETRY = "nav_msgs/msg/Odometry"
 DETECTION_TYPES = types_for("landmarks")
@@ -120,7 +119,7 @@ def _judge_noise(sensor: SensorConfig, log: TopicLog) -> Iterator[Finding]:
     if sensor.sigma or sensor.covariance == "fixed":
         return
     # The motion between two odometry messages has the noise of their twists.
-    moving = sensor.differential or set(sensor.axes) & set(TWIST_AXES)
+    moving = sensor.differential or sensor.measures_twist
     covariance = log.values.covariances.get("twist.covariance" if moving else "pose.covariance")
     if covariance is None:
         return
@@ -155,7 +154,9 @@ def needs_of(view: View, log: TopicLog, base: str) -> list[Need]:
 def _configured(sensor: SensorConfig, track: TrackConfig, log: TopicLog) -> Iterator[Need]:
     header = sensor.frame_override or _most(log.frames)
     measured = sensor.target_frame or _most(log.child_frames)
-    if sensor.type in ("pose", "pose_stamped", "odometry"):
+    if sensor.type == "odometry" and sensor.measures_twist:
+        header = sensor.frame_override or measured
+    elif sensor.type in ("pose", "pose_stamped", "odometry"):
         if not sensor.differential and header and header != track.parent_frame:
             yield Need(track.parent_frame, header, sensor.name)
         header = measured

@@ -38,6 +38,7 @@ from dnls_ros.window.measurements import (
     TwistMeasurement,
 )
 
+ODOMETRY = "nav_msgs/msg/Odometry"
 FAMILY_BY_BITS = {4: "tag16h5", 5: "tag25h9", 6: "tag36h11"}
 """Tag families by the edge of their payload in bits, where the family field does not say."""
 
@@ -78,10 +79,14 @@ def adapt(sensor: str, type_name: str, message: Any, sequence: int = 0) -> Measu
 def adapt_for(
     sensor: SensorConfig, type_name: str, message: Any, sequence: int = 0
 ) -> Measurement | Rejection:
-    """`adapt` for a configured sensor, which may read messages by a class of its own."""
-    if sensor.type != "custom":
+    """`adapt` for a configured sensor: an odometry's velocities, a class of its own."""
+    if sensor.type == "custom":
+        read = _custom(sensor.cost)
+    elif sensor.measures_twist and find_adapter(type_name) is ADAPTERS[ODOMETRY]:
+        read = _odometry_twist(sensor.target_frame)
+    else:
         return adapt(sensor.name, type_name, message, sequence)
-    return _read(_custom(sensor.cost), message, Origin(sensor.name, sequence), type_name)
+    return _read(read, message, Origin(sensor.name, sequence), type_name)
 
 
 def _custom(cost: str) -> Callable[[Any, Origin], Measurement]:
@@ -199,6 +204,26 @@ def _odometry(message: Any, origin: Origin) -> OdometryMeasurement:
         twist=fields.twist(message.twist.twist, "twist.twist"),
         twist_covariance=fields.covariance(message.twist.covariance, "twist.covariance"),
     )
+
+
+def _odometry_twist(target_frame: str) -> Callable[[Any, Origin], TwistMeasurement]:
+    """How the twist of nav_msgs/Odometry is read, of ``target_frame`` or the message's own child.
+
+    The pose is not looked at: drivers that know velocities only leave it empty.
+    """
+
+    def read(message: Any, origin: Origin) -> TwistMeasurement:
+        sensor, stamp, _, sequence = _head(message, origin)
+        return TwistMeasurement(
+            sensor=sensor,
+            stamp=stamp,
+            frame=target_frame or fields.text(message.child_frame_id, "child_frame_id"),
+            sequence=sequence,
+            twist=fields.twist(message.twist.twist, "twist.twist"),
+            covariance=fields.covariance(message.twist.covariance, "twist.covariance"),
+        )
+
+    return read
 
 
 def _imu(message: Any, origin: Origin) -> ImuMeasurement:
@@ -348,7 +373,7 @@ ADAPTERS: dict[str, Adapter] = {
     "geometry_msgs/msg/TwistWithCovarianceStamped": Adapter(
         _twist_with_covariance_stamped, ("twist",)
     ),
-    "nav_msgs/msg/Odometry": Adapter(_odometry, ("odometry",)),
+    ODOMETRY: Adapter(_odometry, ("odometry",)),
     "sensor_msgs/msg/Imu": Adapter(_imu, ("imu",)),
     "dnls_ros/msg/RangeBearingArray": Adapter(_range_bearing, ("range_bearing",)),
     "dnls_ros/msg/RelativePoseWithCovarianceStamped": Adapter(_relative_pose, ("relative_pose",)),

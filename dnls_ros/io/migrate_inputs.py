@@ -1,8 +1,9 @@
 """Inputs of a robot_localization filter as sensors of this estimator.
 
-A filter's input has a pose part and a twist part. Here each part is a sensor of its own: absolute
-poses as ``NAME``, motion as ``NAME_motion``. The motion of an odometry is the difference of its
-poses with the noise of its twist, because that is what its wheels measured.
+A filter's input has a pose part and a twist part. Here each part is a sensor of its own, both on
+the same topic: poses as ``NAME``, velocities as ``NAME_twist``, or as ``NAME`` where no pose is
+used. Poses that are ``differential`` become the motion between them, with the noise of the
+message's twist.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ Notes = list[tuple[str, str, str]]
 """Kind (a name of ``migrate.Kind``), parameter, why."""
 
 POSE, TWIST, ACCELERATION = STATE[:6], STATE[6:12], STATE[12:]
-POSE_OF_TWIST = dict(zip(TWIST, POSE, strict=True))
 SPATIAL = ("z", "roll", "pitch", "vz", "vroll", "vpitch", "az")
 """What two_d_mode leaves out."""
 GATE = 0.5, 0.999999
@@ -55,8 +55,7 @@ def migrate_input(source: Input, planar: bool) -> tuple[dict[str, Sensor], Notes
     makers = {"odom": _odometry, "pose": _pose, "twist": _twist, "imu": _imu}
     sensors = makers[source.kind](source, pose, twist, differential, notes)
     for sensor in sensors.values():
-        moves = sensor.get("differential") or sensor["type"] == "twist"
-        gate = gates["twist" if moves and twist else "pose"]
+        gate = gates["twist" if set(sensor["axes"]) <= set(TWIST) else "pose"]
         sensor |= common | ({} if gate is None else {"gate_probability": gate})
     _rest(source, options, notes)
     if not sensors:
@@ -71,18 +70,17 @@ def migrate_input(source: Input, planar: bool) -> tuple[dict[str, Sensor], Notes
 def _odometry(
     source: Input, pose: list[str], twist: list[str], differential: bool, notes: Notes
 ) -> dict[str, Sensor]:
-    """Absolute poses, motion, or both."""
+    """Poses, velocities, or both."""
     found: dict[str, Sensor] = {}
-    if pose and not differential:
+    if pose:
         found[source.name] = {"type": "odometry", "axes": pose}
-    motion = sorted({POSE_OF_TWIST[a] for a in twist} | set(pose if differential else ()))
-    if motion:
-        ordered = [axis for axis in POSE if axis in motion]
-        name = f"{source.name}_motion" if source.name in found else source.name
-        found[name] = {"type": "odometry", "differential": True, "axes": ordered}
-        text = "its motion is the difference of its poses, with the covariance of its twist; a "
-        text += "driver that fills in the twist alone should publish that as a twist"
-        notes.append(("CHANGED", f"{source.name}_config", text))
+    if pose and differential:
+        found[source.name]["differential"] = True
+        text = "its motion is the difference of its poses, with the covariance of its twist"
+        notes.append(("CHANGED", f"{source.name}_differential", text))
+    if twist:
+        name = f"{source.name}_twist" if pose else source.name
+        found[name] = {"type": "odometry", "axes": twist}
     if len(found) == 2:
         text = "pose and twist of one odometry are fused as if they were independent, as before"
         notes.append(("CHANGED", f"{source.name}_config", text))

@@ -13,6 +13,8 @@ Vector = tuple[float, ...]
 
 POSE_TYPES = ("pose", "pose_stamped", "odometry", "tf_pose")
 """Types of sensor that measure a pose, absolutely unless they are differential."""
+POSE_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
+TWIST_AXES = ("vx", "vy", "vz", "vroll", "vpitch", "vyaw")
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,12 @@ class SensorConfig:
     landmarks: LandmarksConfig
     camera_info_topic: str
     camera: CameraConfig
+
+    @property
+    def measures_twist(self) -> bool:
+        """Whether its measurements are twists: of a twist sensor, or an odometry's velocities."""
+        velocities = any(axis in TWIST_AXES for axis in self.axes)
+        return self.type == "twist" or (self.type == "odometry" and velocities)
 
     def measures_pose(self, track: TrackConfig) -> bool:
         """Whether one message gives the whole pose of the track in a frame that does not drift."""

@@ -145,7 +145,7 @@ def expected_type(sensor: SensorConfig) -> type[Measurement]:
     """The class of measurement that a sensor takes."""
     if sensor.type == "custom":
         return load_custom(sensor.cost).measurement
-    return _EXPECTED[sensor.type]
+    return TwistMeasurement if sensor.measures_twist else _EXPECTED[sensor.type]
 
 
 @dataclass(frozen=True)

@@ -210,11 +210,10 @@ class Ingress:
     def _check(self, sensor: SensorConfig, m: Measurement, now: int | None) -> Verdict | None:
         if not sensor.enabled:
             return Reason.SENSOR_DISABLED, "the sensor is disabled"
-        if not isinstance(m, expected_type(sensor)):
-            return (
-                Reason.BAD_SHAPE,
-                f"got a {type(m).__name__}, sensor type {sensor.type} takes another",
-            )
+        expected = expected_type(sensor)
+        if not isinstance(m, expected):
+            text = f"got a {type(m).__name__}, sensor '{sensor.name}' takes a {expected.__name__}"
+            return Reason.BAD_SHAPE, text
         if m.stamp <= 0:
             return Reason.ZERO_STAMP, f"stamp is {m.stamp} ns"
         if m.stamp > LATEST_STAMP:

@@ -16,7 +16,7 @@ from typing import Any
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.window import config as cfg
-from dnls_ros.window.config import SensorConfig, TrackConfig
+from dnls_ros.window.config import POSE_AXES, TWIST_AXES, SensorConfig, TrackConfig
 from dnls_ros.window.files import candidates, find_file
 from dnls_ros.window.parameter_table import (
     CLASS,
@@ -25,11 +25,9 @@ from dnls_ros.window.parameter_table import (
     NAME,
     PATH,
     PATH_ROWS,
-    POSE_AXES,
     RANGE_AXES,
     SENSOR,
     TOPIC,
-    TWIST_AXES,
     Row,
 )
 

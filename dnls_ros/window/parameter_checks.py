@@ -7,9 +7,14 @@ from collections import Counter
 from collections.abc import Mapping
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.window.config import POSE_TYPES, EstimatorConfig, SensorConfig, TrackConfig
+from dnls_ros.window.config import (
+    POSE_TYPES,
+    TWIST_AXES,
+    EstimatorConfig,
+    SensorConfig,
+    TrackConfig,
+)
 from dnls_ros.window.parameter_blocks import NOISELESS, Problems, attribute, noise_width
-from dnls_ros.window.parameter_table import TWIST_AXES
 
 OUTPUTS = ("odometry/filtered", "odometry/predicted", "pose", "path")
 DIFFERENTIAL_TYPES = (*POSE_TYPES, "imu")
@@ -214,6 +219,8 @@ def _check_use(sensor: SensorConfig, track: TrackConfig, problems: Problems) -> 
         text = "a pose's covariance is not that of the motion: set 'fixed' and sigma per √s"
         problems.add(f"{where}.covariance", f"got '{sensor.covariance}'; {text}")
     rates = [axis for axis in sensor.axes if axis in TWIST_AXES]
+    if sensor.type == "odometry" and rates:
+        _check_velocities(sensor, rates, problems)
     if sensor.differential and sensor.type == "imu" and rates:
         text = "its gyro and the turns of its orientation are the same motion twice: name one kind"
         problems.add(f"{where}.axes", f"got {rates} of a differential imu; {text}")
@@ -226,11 +233,24 @@ def _check_use(sensor: SensorConfig, track: TrackConfig, problems: Problems) -> 
         problems.add(f"{where}.ignition", text)
 
 
+def _check_velocities(sensor: SensorConfig, rates: list[str], problems: Problems) -> None:
+    """An odometry is read as poses or as velocities, and velocities have no differences."""
+    where = f"sensor.{sensor.name}"
+    pose = [axis for axis in sensor.axes if axis not in rates]
+    if pose:
+        text = f"its pose ({' '.join(pose)}) and its velocities ({' '.join(rates)}) have noise of "
+        text += f"their own: make two sensors on topic '{sensor.topic}', one with each"
+        problems.add(f"{where}.axes", f"got {list(sensor.axes)}; {text}")
+    if sensor.differential:
+        text = f"axes {rates} are velocities, the motion itself: leave differential out, or name "
+        problems.add(f"{where}.differential", f"{text}axes of the pose")
+
+
 def _measures_motion(sensor: SensorConfig) -> bool:
     """Whether the axes of the sensor's noise are its own, not those of the world."""
     if sensor.type == "imu":  # its axes are those of the body
         return False
-    return sensor.differential or sensor.type in ("twist", "relative_pose")
+    return sensor.differential or sensor.measures_twist or sensor.type == "relative_pose"
 
 
 def _is_tilted(sensor: SensorConfig) -> bool:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dnls_ros.window.config import POSE_AXES, TWIST_AXES
+
 Value = bool | int | float | str | tuple[float, ...] | tuple[str, ...]
 
 NAME = r"[a-z][a-z0-9_]*"
@@ -72,8 +74,6 @@ class Row:
 
 
 POSITIVE = Range(0.0, open=True)
-POSE_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
-TWIST_AXES = ("vx", "vy", "vz", "vroll", "vpitch", "vyaw")
 RANGE_AXES = ("range", "bearing")
 
 INIT = (
@@ -263,8 +263,9 @@ SENSOR: tuple[Row, ...] = (
     Row("differential", "bool", False,
         "use the motion between two messages instead of the pose (imu: orientation) itself"),
     Row("axes", "string[]", (),
-        "measured axes; default: all of the type that the manifold has; odometry: its pose; imu: "
-        "all but yaw, whose zero is rarely that of the world; a differential imu: its angles",
+        "measured axes; default: all of the type that the manifold has; odometry: its pose, while "
+        "velocities (vx vyaw …) make it a twist; imu: all but yaw, whose zero is rarely that of "
+        "the world; a differential imu: its angles",
         choices=(*POSE_AXES, *TWIST_AXES, *RANGE_AXES)),
     Row("covariance", "string", "message",
         "whose noise is believed: the message's, sigma, or the message's scaled",
@@ -293,10 +294,12 @@ SENSOR: tuple[Row, ...] = (
         choices=("header", "arrival")),
     Row("stamp_offset", "double", 0.0, "added to every stamp", unit="s", range=Range(-5.0, 5.0),
         dynamic=True),
-    Row("frame_override", "string", "", "replaces header.frame_id", pattern=FRAME + "|"),
+    Row("frame_override", "string", "",
+        "replaces header.frame_id, or the child_frame_id of an odometry's velocities",
+        pattern=FRAME + "|"),
     Row("target_frame", "string", "",
-        "frame whose pose is measured; required for tf_pose; default: the message's for "
-        "odometry, else child_frame", pattern=FRAME + "|"),
+        "frame whose pose or velocity is measured; required for tf_pose; default: the message's "
+        "for odometry, else child_frame", pattern=FRAME + "|"),
     Row("cost", "string", "", "class of a custom sensor as pkg.module:Class",
         pattern=f"({CLASS})|"),
     Row("expected_rate", "double", 0.0, "declared rate; 0 = undeclared", unit="Hz",

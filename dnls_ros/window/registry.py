@@ -59,7 +59,7 @@ def _measures_motion(sensor: SensorConfig, body: Body) -> bool:
     """Whether a sensor's samples make the factors between states."""
     if sensor.type == "imu":
         return Imu(sensor, body, 0, False).integrates
-    return sensor.differential or (sensor.type == "twist" and not body.moving)
+    return sensor.differential or (sensor.measures_twist and not body.moving)
 
 
 def _model(sensor: SensorConfig, body: Body, config: EstimatorConfig) -> SensorModel:
@@ -69,7 +69,7 @@ def _model(sensor: SensorConfig, body: Body, config: EstimatorConfig) -> SensorM
         others = [s for s in config.sensors if s.track == sensor.track and s.enabled]
         alone = all(s.type == "imu" for s in others)
         return Imu(sensor, body, round(1e9 / config.solver.rate), alone)
-    if sensor.type == "twist":
+    if sensor.measures_twist:
         return Twist(sensor, body)
     if sensor.type == "relative_pose":
         return RelativePose(sensor, body)

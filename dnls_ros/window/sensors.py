@@ -29,7 +29,7 @@ from dnls_ros.problem import (
     Welsch,
 )
 from dnls_ros.window.bodies import Array, Body, adjoint, mount_of
-from dnls_ros.window.config import SensorConfig
+from dnls_ros.window.config import POSE_AXES, TWIST_AXES, SensorConfig
 from dnls_ros.window.increments import Increments, MotionNoise, PoseIncrements, TwistIncrements
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.landmark_map import LandmarkMap
@@ -46,8 +46,6 @@ from dnls_ros.window.motion_noise import motion_noise
 from dnls_ros.window.noise import INDEFINITE, covariance_of, is_definite
 from dnls_ros.window.rigid import compose, inverse, rotation_matrix
 
-POSE_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
-TWIST_AXES = ("vx", "vy", "vz", "vroll", "vpitch", "vyaw")
 LEAST_HEADING = 0.1
 """Least length of a body's x axis, of unit length, in the plane."""
 
@@ -230,7 +228,10 @@ class DifferentialPose:
 
 @dataclass(frozen=True)
 class Twist:
-    """Body twists: factors on the twist block if the track has one, else integrated motion."""
+    """Body twists: factors on the twist block if the track has one, else integrated motion.
+
+    An axis that is not measured stays free: a lateral velocity that is not named is not zero.
+    """
 
     config: SensorConfig
     body: Body
