@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from session_rig import (
     FIX,
+    LATENCY,
     ODOMETRY,
     SECOND,
     Data,
@@ -71,6 +73,24 @@ def test_a_missing_required_sensor_degrades_and_its_return_cures() -> None:
     assert degraded.values["reason"] == "sensor.stale:fix"
     codes = record.codes()
     assert codes.index("sensor.stale") < codes.index("sensor.back")
+
+
+@pytest.mark.parametrize("kind", ["rejection", "zero stamp", "future stamp"])
+def test_nonsense_in_place_of_data_loses_the_estimate_once(kind: str) -> None:
+    def spoil(item: Any) -> Any:
+        if kind == "rejection":
+            return Rejection(item.sensor, item.stamp, Reason.NOT_FINITE, "it is NaN")
+        return replace(item, stamp=0 if kind == "zero stamp" else item.stamp + 5 * SECOND)
+
+    bad = [(a, spoil(m) if 2 < (a - LATENCY) < 4 else m) for a, m in drive(0, 6)]
+    record = Recorder().send(bad)
+    states = record.states()
+    assert states.count("LOST") == 1
+    assert states[:3] == ["INITIALIZING", "TRACKING", "LOST"]
+    lost = next(e for e in record.events if e.values.get("to") == "LOST")
+    assert 0.4e9 < lost.stamp - stamp_of(2) < 1.0e9
+    assert len(states) < 8
+    assert record.state is TRACKING
 
 
 def test_silence_loses_the_estimate_and_data_bring_it_back_at_once() -> None:

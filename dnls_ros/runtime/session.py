@@ -242,7 +242,7 @@ class Session(Commands):
         """One measurement into the timeline; nonsense goes straight to the door."""
         sensor = self.config.sensor(item.sensor)
         if not sensor.enabled or not 0 < item.stamp <= LATEST_STAMP:
-            self._feed(item, clock, behind)
+            self._refused(item, clock, behind)
             return
         actions = self._line.observe(item, clock)
         now = self._line.clock
@@ -279,9 +279,15 @@ class Session(Commands):
         if self._paused:
             self._feed(self._ignored(item), clock, behind)
         elif isinstance(item, Rejection):
-            self._feed(item, clock, behind)
+            self._refused(item, clock, behind)
         else:
             self._arrive(item, clock, behind)
+
+    def _refused(self, item: Measurement | Rejection, clock: int | None, behind: bool) -> None:
+        """To the door, where it is refused: of all that it says only the clock is believed."""
+        if clock is not None:
+            self._act(self._line.tick(clock), behind)
+        self._feed(item, clock, behind)
 
     def _release(self, clock: int | None, behind: bool) -> None:
         """What waited for transforms, or has waited long enough."""

@@ -186,7 +186,8 @@ class Timeline:
             text = "it was received before the clock jumped back"
             return [Refused(item, Reason.PAUSED, text)]
         if clock is not None and arrived.stamp > clock + self._future:
-            return [arrived]  # refused at the estimator's door; no witness of anything
+            self._pass(clock)
+            return [arrived]  # refused at the estimator's door; no witness of any time but this
         if self._is_back(arrived):
             return self._suspect_back(arrived)
         if self._is_ahead(arrived):
