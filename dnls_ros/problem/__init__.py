@@ -9,9 +9,12 @@ from dnls_ros.problem.problem import Problem, cost_of, requires_grad, zero_step
 from dnls_ros.problem.structure import Pattern, Structure, StructureCache
 from dnls_ros.problem.variables import Block, Ref, Values, Variables
 from dnls_ros.problem.weighting import (
+    DCS,
+    Barron,
     Cauchy,
     Diagonal,
     GemanMcClure,
+    Hinge,
     Huber,
     Isotropic,
     Loss,
@@ -22,6 +25,8 @@ from dnls_ros.problem.weighting import (
 )
 
 __all__ = [
+    "DCS",
+    "Barron",
     "Block",
     "Cauchy",
     "Cost",
@@ -30,6 +35,7 @@ __all__ = [
     "FactorGroup",
     "GemanMcClure",
     "Group",
+    "Hinge",
     "Huber",
     "Isotropic",
     "Loss",

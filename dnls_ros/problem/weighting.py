@@ -1,10 +1,10 @@
 """How much a residual counts: noise models whiten it, robust losses bound it.
 
 The objective of a factor is ½ρ(‖L r‖²) with LᵀL = Σ⁻¹. A loss is a function of the *squared* norm
-s with ρ(0) = 0, ρ'(0) = 1 and finite first and second derivatives everywhere, so that exact
-Hessians can be taken through it. Radii are in units of σ. All tensors are pytree leaves: noise and
-radii can be learned. Floats are kept as float64 and follow the
-residual's dtype and device.
+s with ρ(0) = 0, ρ'(0) = 1 (but for `Hinge`) and finite first and second derivatives everywhere, so
+that exact Hessians can be taken through it. Radii are in units of σ. All tensors are pytree
+leaves: noise and radii can be learned. Floats are kept as float64 and follow the residual's dtype
+and device.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from dnls_ros.errors import DnlsError
 
 Leaf = TypeVar("Leaf", bound=type)
+_F64 = torch.float64
 
 
 def leaves(cls: Leaf) -> Leaf:
@@ -274,3 +275,97 @@ class Welsch(RadiusLoss):
 
     def weight(self, s: Tensor) -> Tensor:
         return torch.exp(-s / self.squared_radius(s))
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class DCS(RadiusLoss):
+    """Dynamic covariance scaling: ρ = s inside, (3R²s − R⁴)/(R² + s) outside, below 3R².
+
+    The weight is the square of the scale min(1, 2R²/(R² + s)) that Agarwal et al., *Robust map
+    optimization using dynamic covariance scaling*, ICRA 2013, eq. 16, put on the covariance, with
+    Φ = R²; ρ is its integral.
+    """
+
+    radius: Tensor | float
+
+    def rho(self, s: Tensor) -> Tensor:
+        r2 = self.squared_radius(s)
+        outside = torch.where(s > r2, s, r2)
+        return torch.where(s > r2, r2 * (3 - 4 * r2 / (r2 + outside)), s)
+
+    def weight(self, s: Tensor) -> Tensor:
+        r2 = self.squared_radius(s)
+        return (2 * r2 / (r2 + torch.where(s > r2, s, r2))).square()
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class Barron(RadiusLoss):
+    """The general loss: ρ = 2R² b/α · ((1 + s/(bR²))^(α/2) − 1) with b = 2 − α.
+
+    J. Barron, *A general and adaptive robust loss function*, CVPR 2019, eq. 8, times 2R² so that
+    it begins like s. Its shape α spans the others: 2 least squares, 1 a smooth Huber, 0 Cauchy and
+    −2 Geman–McClure with radius √2 R and 2R, −∞ Welsch with √2 R. Both parameters can be learned;
+    the slope in α is not bounded as α → 2.
+
+    Attributes:
+        radius: R, in σ.
+        alpha: α ≤ 2: a number, or (B|1, M|1).
+    """
+
+    radius: Tensor | float
+    alpha: Tensor | float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        alpha = torch.as_tensor(self.alpha, dtype=None if isinstance(self.alpha, Tensor) else _F64)
+        if not bool(((alpha.detach() <= 2) & alpha.detach().isfinite()).all()):
+            raise DnlsError(
+                f"Barron: alpha must be finite and at most 2, got {alpha.detach()}; beyond 2 "
+                "outliers would count more than in least squares"
+            )
+        object.__setattr__(self, "alpha", alpha[None, None] if alpha.ndim == 0 else alpha)
+
+    def rho(self, s: Tensor) -> Tensor:
+        half, span = self._shape(s)
+        logarithm = torch.log1p(s / span)
+        return span * logarithm * _expm1_ratio(half * logarithm)
+
+    def weight(self, s: Tensor) -> Tensor:
+        half, span = self._shape(s)
+        return torch.exp((half - 1) * torch.log1p(s / span))
+
+    def _shape(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """α/2 and bR²."""
+        alpha = _as_tensor(self.alpha).to(s)
+        b = (2 - alpha).clamp(min=torch.finfo(s.dtype).eps)
+        return 0.5 * alpha, b * self.squared_radius(s)
+
+
+def _expm1_ratio(z: Tensor) -> Tensor:
+    """(eᶻ − 1)/z, with its derivatives through 0."""
+    near = z.abs() < 1e-4
+    away = torch.where(near, torch.ones_like(z), z)
+    return torch.where(near, 1 + z / 2 * (1 + z / 3 * (1 + z / 4)), torch.expm1(away) / away)
+
+
+@leaves
+@dataclass(frozen=True, eq=False)
+class Hinge(RadiusLoss):
+    """A tolerance: ρ = (√s − R)² outside the radius, nothing inside.
+
+    Not against outliers but the opposite: what is within R is good enough and weighs nothing, so
+    ρ'(0) = 0. For limits of single coordinates see `dnls_ros.costs.limits`.
+    """
+
+    radius: Tensor | float
+
+    def rho(self, s: Tensor) -> Tensor:
+        r2 = self.squared_radius(s)
+        outside = torch.where(s > r2, s, r2)
+        return torch.where(s > r2, (outside.sqrt() - r2.sqrt()).square(), torch.zeros_like(s))
+
+    def weight(self, s: Tensor) -> Tensor:
+        r2 = self.squared_radius(s)
+        return 1 - (r2 / torch.where(s > r2, s, r2)).sqrt()
