@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +87,7 @@ class SE3(LieGroup):
     @classmethod
     def from_parts(cls, rotation: SO3, translation: Tensor) -> Self:
         """The motion p ↦ rotation · p + translation."""
-        batch = torch.broadcast_shapes(rotation.batch_shape, translation.shape[:-1])
+        batch = np.broadcast_shapes(rotation.batch_shape, translation.shape[:-1])
         return cls(torch.cat([translation.expand(*batch, 3), rotation.xyzw.expand(*batch, 4)], -1))
 
     @staticmethod
