@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fault_rig
 import numpy as np
 import pytest
 from session_rig import (
     FIX,
     GATED,
     SECOND,
+    Data,
     Recorder,
     configuration,
     drive,
@@ -278,3 +280,38 @@ def test_tags_and_fixes_gone_wild_together_do_not_move_the_demo_robot(tmp_path) 
             k = int(np.argmin(np.abs(true.stamps - step.stamp)))
             off = step.tracks["robot"].poses[-1][:2] - true.poses[k][:2]
             assert np.hypot(*off) < 0.1
+
+
+def restarted(data: Data, by: np.ndarray) -> Data:
+    """With odometry whose frame is another one."""
+    return [
+        (a, odometry((m.stamp - stamp_of(0)) * 1e-9, compose(by, m.pose)))
+        if m.sensor == "odometry"
+        else (a, m)
+        for a, m in data
+    ]
+
+
+@pytest.mark.parametrize("fixes", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("by", [pose2(50, 9, 2), pose2(-1.5, 0.2, 0), pose2(0, 0, 3)])
+def test_an_odometry_that_starts_anew_within_one_interval_says_nothing_of_it(fixes, by) -> None:
+    init = {"mode": "params", "pose": [0.0] * 6} if not fixes else {}
+    record = Recorder(configuration(track={"init": init}))
+    record.send(drive(0, 3, fixes=fixes))
+    record.send(restarted(drive(3, 6, seed=4, fixes=fixes), by))
+    assert record.codes().count("motion.leap") == 1
+    assert record.since("motion.leap").values == {"sensor": "odometry"}
+    assert not [code for code in record.codes() if code.startswith("recovery")]
+    assert record.reasons("odometry") == {}
+    assert record.errors(3, 6).max() < 0.12
+
+
+def test_a_leap_of_the_odometry_on_the_simulated_robot() -> None:
+    run = fault_rig.part(duration=10.0)
+    first, rest = run.between(0.0, 5.0), run.between(5.0, 99.0)
+    moved = fault_rig.part(seed=3, duration=10.0).between(0.0, 5.0)
+    story = fault_rig.drive(fault_rig.configured(), [first, rest.odometry_after(moved)])
+    assert story.good_again(story.starts[1]) < 0.1
+    assert story.worst(story.starts[1]) < 0.1
+    assert story.codes["motion.leap"] == 1
+    assert not story.codes["recovery.start"]

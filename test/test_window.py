@@ -14,7 +14,7 @@ from dnls_ros.linear import Dense, marginal_covariance
 from dnls_ros.optim import Assembly, GaussNewton, LevenbergMarquardt, Tolerances, minimize
 from dnls_ros.problem import DensePrior, Diagonal, Isotropic, Problem, Ref, Values
 from dnls_ros.window.bodies import Body
-from dnls_ros.window.increments import MotionNoise, PoseIncrements, TwistIncrements
+from dnls_ros.window.increments import Limits, MotionNoise, PoseIncrements, TwistIncrements
 from dnls_ros.window.marginalize import marginalize
 from dnls_ros.window.query import extrapolate, interpolate
 from dnls_ros.window.schedule import Ticker
@@ -173,9 +173,9 @@ def test_the_parts_of_an_odometry_interval_add_up_to_the_whole(body: Body) -> No
     )
     assert float(local(first[0] @ second[0], whole[0]).abs().max()) < 1e-12
     assert float((first[1] + second[1] - whole[1]).abs().max()) < 1e-12
-    assert buffer.covered(start, end, 10**9)[0]
-    assert not buffer.covered(start, end, 1)[0]
-    assert not buffer.covered(start, np.array([stamps[-1] + 1]), 10**9)[0]
+    assert buffer.covered(start, end, Limits(10**9))[0]
+    assert not buffer.covered(start, end, Limits(1))[0]
+    assert not buffer.covered(start, np.array([stamps[-1] + 1]), Limits(10**9))[0]
 
 
 def test_a_constant_twist_is_integrated_exactly() -> None:

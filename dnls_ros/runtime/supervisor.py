@@ -19,12 +19,7 @@ from dnls_ros.runtime.recovery import CONFIRMATION, Critic, Trouble, Witness
 from dnls_ros.runtime.types import EstimatorState, Event, Level
 from dnls_ros.window.config import EstimatorConfig, SensorConfig
 from dnls_ros.window.estimator import Attempt, Estimator
-from dnls_ros.window.measurements import (
-    Measurement,
-    PoseMeasurement,
-    Reason,
-    TwistMeasurement,
-)
+from dnls_ros.window.measurements import Measurement, Reason, TwistMeasurement
 from dnls_ros.window.placement import Anchor, inflated
 from dnls_ros.window.results import StepResult
 
@@ -34,12 +29,18 @@ INFLATION = 100.0
 """On the variance of a prior that is doubted."""
 QUIET = 1_000_000_000
 """Repairs of one kind are told once in so much data time [ns]."""
-SHORTEST = 0.02
-"""Least time between two samples of motion over which their speed is judged [s]."""
 ODD = 1.5
-"""Samples of motion so many times faster than the limits are suspects."""
+"""Twists so many times faster than the limits are suspects."""
 DESPAIR = 3_000_000_000
 """For so long a track that nothing fits waits for an absolute measurement [ns]."""
+REMARKS = {
+    "gate_reopened": ("gate.reopened", "was refused for long and is believed again"),
+    "leap": (
+        "motion.leap",
+        "moved faster than recovery.max_speed or max_turn_rate allows: taken as a gap",
+    ),
+}
+"""Notes of a step that are told: event and sentence."""
 REFUSALS = (Reason.GATED, Reason.SUSPECT)
 
 
@@ -90,7 +91,6 @@ class Supervisor:
         self.recovering, self.lost = "", ""
         self._failures = 0
         self._refusing: dict[str, int] = {}
-        self._samples: dict[str, tuple[int, np.ndarray]] = {}
         self._told: dict[str, int] = {}
 
     def take(self) -> list[Event]:
@@ -134,9 +134,6 @@ class Supervisor:
     def _accept(self, attempt: Attempt, now: int, anew: bool = False) -> StepResult | None:
         """A solve counts."""
         result = self._estimator.commit(attempt)
-        for m, verdict in attempt.draft.verdicts if attempt.draft is not None else ():
-            if verdict is None and isinstance(m, PoseMeasurement) and self._of_motion(m):
-                self._samples[m.sensor] = m.stamp, m.pose
         if result is None:
             return None
         if anew:
@@ -145,10 +142,10 @@ class Supervisor:
         self.critic.accept(result, anew)
         self._failures, self.recovering, self.lost = 0, "", ""
         for note in result.notes:
-            if note.startswith("gate_reopened."):
-                sensor = note.removeprefix("gate_reopened.")
-                text = f"sensor '{sensor}' was refused for long and is believed again"
-                self._tell(now, Level.WARN, "gate.reopened", text, {"sensor": sensor})
+            what, _, sensor = note.partition(".")
+            if what in REMARKS:
+                code, text = REMARKS[what]
+                self._tell(now, Level.WARN, code, f"sensor '{sensor}' {text}", {"sensor": sensor})
         return result
 
     def _note(self, attempt: Attempt, now: int, left: Sequence[Measurement] = ()) -> None:
@@ -355,23 +352,13 @@ class Supervisor:
         self._witness.forget()
         self.recovering, self.lost = "", f"recovery.failed:{trouble.code}"
 
-    def _of_motion(self, m: Measurement) -> bool:
-        return self._config.sensor(m.sensor).differential
-
     def _is_odd(self, m: Measurement) -> bool:
-        """Whether a sample of motion is faster than the robot can be."""
+        """Whether a twist is faster than the robot can be; poses that are so are gaps."""
         limits = self._config.recovery
         if isinstance(m, TwistMeasurement):
             speed, turn = np.linalg.norm(m.twist[:3]), np.linalg.norm(m.twist[3:])
             return bool(speed > ODD * limits.max_speed or turn > ODD * limits.max_turn_rate)
-        before = self._samples.get(m.sensor)
-        if before is None or not isinstance(m, PoseMeasurement) or not self._of_motion(m):
-            return False
-        seconds = (m.stamp - before[0]) * 1e-9
-        if not 0.0 < seconds <= self._config.window.max_gap:
-            return False
-        far = float(np.linalg.norm(m.pose[:3] - before[1][:3]))
-        return far > ODD * limits.max_speed * max(seconds, SHORTEST)
+        return False
 
     def _say(
         self,

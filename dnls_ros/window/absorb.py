@@ -27,6 +27,7 @@ from dnls_ros.window.growth import (
 )
 from dnls_ros.window.images import Camera, image_state, observe, start_extrinsic
 from dnls_ros.window.imu import Imu
+from dnls_ros.window.increments import Increments
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.measurements import (
@@ -91,7 +92,9 @@ def absorb(
         The new factors, still outside the window so that they can be gated.
     """
     initializer.forget(draft.now - PATIENCE * registry.lag)
+    before = draft.state.increments
     usable = [m for m in measurements if _take_sample(draft, registry, m)]
+    _note_leaps(draft, registry, before)
     fresh: list[NewFactors] = []
     images: dict[tuple[str, int], Measurement] = {}
     for m in usable:
@@ -158,6 +161,18 @@ def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
         return False
     draft.update(increments={**draft.state.increments, m.sensor: buffer})
     return True
+
+
+def _note_leaps(draft: Draft, registry: Registry, before: Mapping[str, Increments]) -> None:
+    """Counts the new samples of motion that are further from the last than a body moves."""
+    for rules in registry.rules.values():
+        for name in rules.chain:
+            known, now = before[name].stamps, draft.state.increments[name]
+            if now is before[name] or not len(known):
+                continue
+            leaps = now.leaps(rules.limits)[int(np.searchsorted(now.stamps, known[-1])) :]
+            if leaps.any():
+                draft.note(f"leap.{name}", int(leaps.sum()))
 
 
 def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, ...] | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from dnls_ros.costs import between, constant_velocity, constant_velocity_noise, random_walk
 from dnls_ros.problem import Diagonal, FactorGroup, Loss, Ref, SquareRootInformation
 from dnls_ros.window.bodies import Body
-from dnls_ros.window.increments import Increments, Stamps
+from dnls_ros.window.increments import Increments, Limits, Stamps
 
 BRIDGE_SPEED = 10.0
 """How fast a body may have moved while its odometry paused [m/s, rad/s]."""
@@ -33,12 +33,12 @@ class Motion:
     Attributes:
         model: ``none``, ``random_walk`` or ``constant_velocity``.
         sigma: (t,) noise density per √s, of the pose or of the velocity.
-        max_gap: Longest interval [ns] over which it is believed as it is.
+        limits: Of the samples; over intervals longer than ``max_gap`` it is not believed as it is.
     """
 
     model: str
     sigma: tuple[float, ...]
-    max_gap: int
+    limits: Limits
 
 
 def chain_groups(
@@ -61,7 +61,7 @@ def chain_groups(
     groups: dict[str, FactorGroup] = {}
     covered = np.zeros(len(start), dtype=bool)
     for sensor, (samples, loss) in increments.items():
-        inside = samples.covered(start, end, motion.max_gap)
+        inside = samples.covered(start, end, motion.limits)
         if inside.any():
             groups[sensor] = _measured(body, samples, start[inside], end[inside], loss)
             covered |= inside & samples.complete
@@ -96,7 +96,7 @@ def _measured(
 def _modelled(body: Body, motion: Motion, start: Stamps, end: Stamps) -> FactorGroup:
     seconds = torch.from_numpy((end - start) * 1e-9)
     sigma = torch.tensor(motion.sigma, dtype=torch.float64) * _inflation(
-        end - start, motion.max_gap
+        end - start, motion.limits.max_gap
     )
     x_i, x_j = _refs(body.name, start, end)
     if motion.model == "random_walk":

@@ -20,7 +20,7 @@ from dnls_ros.lie import LieGroup, local, retract
 from dnls_ros.problem import Diagonal, Ref
 from dnls_ros.window.bodies import Array, Body, pose_of_rpy
 from dnls_ros.window.config import EstimatorConfig, TrackConfig
-from dnls_ros.window.increments import Increments
+from dnls_ros.window.increments import Increments, Limits
 from dnls_ros.window.measurements import Measurement, Reason, RelativePoseMeasurement
 from dnls_ros.window.state import Draft, single
 
@@ -37,20 +37,24 @@ class TrackRules:
         track: Its configuration.
         chain: Its sensors of motion.
         period: Least distance of two states [ns].
-        max_gap: Longest believed gap between odometry samples [ns].
+        limits: Which odometry samples are believed.
     """
 
     body: Body
     track: TrackConfig
     chain: tuple[str, ...]
     period: int
-    max_gap: int
+    limits: Limits
 
     @classmethod
     def of(cls, config: EstimatorConfig, track: TrackConfig, chain: tuple[str, ...]) -> TrackRules:
         """From the configuration."""
-        gaps = (round(s * 1e9) for s in (config.window.min_state_gap, config.window.max_gap))
-        return cls(Body.of(track), track, chain, *gaps)
+        period, gap = (
+            round(s * 1e9) for s in (config.window.min_state_gap, config.window.max_gap)
+        )
+        recovery = config.recovery
+        fastest = (recovery.max_speed, recovery.max_turn_rate) if recovery.enabled else ()
+        return cls(Body.of(track), track, chain, period, Limits(gap, *fastest))
 
 
 def start_track(draft: Draft, rules: TrackRules, stamp: int, pose: Array) -> None:
@@ -95,7 +99,7 @@ def must_wait(draft: Draft, rules: TrackRules, stamp: int) -> bool:
     newest = [int(s.stamps[-1]) for s in samples if s.complete and len(s.stamps)]
     if not newest:
         return False
-    return max(newest) < stamp and draft.now - max(newest) <= rules.max_gap
+    return max(newest) < stamp and draft.now - max(newest) <= rules.limits.max_gap
 
 
 def wanted_stamps(measurement: Measurement) -> tuple[int, ...]:
@@ -198,7 +202,7 @@ def _measured_motion(
 ) -> LieGroup | None:
     low, high = np.array([min(start, end)]), np.array([max(start, end)])
     for samples in increments:
-        if samples.covered(low, high, rules.max_gap)[0]:
+        if samples.covered(low, high, rules.limits)[0]:
             motion = samples.motion(low, high)
             return motion if start <= end else motion.inverse()
     return None

@@ -10,6 +10,7 @@ whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
@@ -17,10 +18,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dnls_ros.lie import LieGroup, local, retract
+from dnls_ros.lie import SE2, SE3, LieGroup, local, retract
 from dnls_ros.window.bodies import Array, Body
 
 Stamps = NDArray[np.int64]
+
+SHORTEST = 100_000_000
+"""The motion between two samples is held against what so much time allows, at least [ns]."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which two samples that follow one another tell the motion between them.
+
+    Attributes:
+        max_gap: Longest time between them [ns].
+        max_speed, max_turn_rate: What no body does [m/s, rad/s]: an odometry that started anew at
+            another pose, a sample that is an outlier.
+    """
+
+    max_gap: int
+    max_speed: float = np.inf
+    max_turn_rate: float = np.inf
 
 
 class Increments(Protocol):
@@ -37,8 +56,12 @@ class Increments(Protocol):
         """(K,) ascending stamps of the samples [ns]."""
         ...
 
-    def covered(self, start: Stamps, end: Stamps, max_gap: int) -> NDArray[np.bool_]:
-        """Which intervals lie between samples that follow one another within ``max_gap`` [ns]."""
+    def covered(self, start: Stamps, end: Stamps, limits: Limits) -> NDArray[np.bool_]:
+        """Which intervals lie between samples without a gap by the limits."""
+        ...
+
+    def leaps(self, limits: Limits) -> NDArray[np.bool_]:
+        """(K − 1,) which samples are further from the one before than a body moves."""
         ...
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
@@ -83,12 +106,17 @@ class Samples:
         """Where a new stamp goes."""
         return int(np.searchsorted(self.stamps, stamp))
 
-    def covered(self, start: Stamps, end: Stamps, max_gap: int) -> NDArray[np.bool_]:
-        """Which intervals lie between samples that follow one another within ``max_gap`` [ns]."""
+    def leaps(self, limits: Limits) -> NDArray[np.bool_]:
+        """(K − 1,) which samples are further from the one before than a body moves."""
+        return np.zeros(max(len(self.stamps) - 1, 0), dtype=bool)
+
+    def covered(self, start: Stamps, end: Stamps, limits: Limits) -> NDArray[np.bool_]:
+        """Which intervals lie between samples without a gap by the limits."""
         if len(self.stamps) < 2:
             return np.zeros(len(start), dtype=bool)
         inside = (start >= self.stamps[0]) & (end <= self.stamps[-1])
-        gaps_before = np.concatenate([[0], np.cumsum(np.diff(self.stamps) > max_gap)])
+        gaps = (np.diff(self.stamps) > limits.max_gap) | self.leaps(limits)
+        gaps_before = np.concatenate([[0], np.cumsum(gaps)])
         first = np.searchsorted(self.stamps, start, side="right") - 1
         last = np.searchsorted(self.stamps, end, side="left")
         clipped = (
@@ -158,6 +186,20 @@ class PoseIncrements(Samples):
         k = self.place(stamp)
         tensor = torch.cat([self.poses.tensor[:k], pose.tensor, self.poses.tensor[k:]])
         return type(self)(*self._inserted(k, stamp, noise), type(self.poses)(tensor))
+
+    def leaps(self, limits: Limits) -> NDArray[np.bool_]:
+        """(K − 1,) which samples are further from the one before than a body moves."""
+        seconds = np.maximum(np.diff(self.stamps), SHORTEST) * 1e-9
+        far, turned = self._steps
+        return (far > limits.max_speed * seconds) | (turned > limits.max_turn_rate * seconds)
+
+    @cached_property
+    def _steps(self) -> tuple[Array, Array]:
+        """(K − 1,) how far each pose is from the one before, and how much it is turned."""
+        moved = self.poses[:-1].between(self.poses[1:])
+        assert isinstance(moved, SE2 | SE3)
+        far, turned = moved.translation.norm(dim=-1), moved.rotation.log().norm(dim=-1)
+        return far.numpy(), turned.numpy()
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
         """Differences of the poses interpolated along geodesics."""

@@ -139,7 +139,7 @@ class StepRunner:
             ids = state.values.ids.get(rules.body.name)
             if ids is None:
                 continue
-            motion = Motion(rules.track.motion, rules.track.motion_sigma, rules.max_gap)
+            motion = Motion(rules.track.motion, rules.track.motion_sigma, rules.limits)
             samples = {
                 n: (state.increments[n], loss_of(self.config.sensor(n))) for n in rules.chain
             }
