@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from dnls_ros.ros.types import message_class
+from dnls_ros.ros.qos import publish_on
 
 
 class Topics:
@@ -25,7 +25,7 @@ class Topics:
         qos = QoSProfile(
             depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=durability
         )
-        made = self._node.create_publisher(message_class(type_name), topic, qos)
+        made = publish_on(self._node, type_name, topic, qos)
         self._publishers.append(made)
         return made
 

@@ -35,6 +35,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.convert import pose_from_fields, stamp_to_ns
 from dnls_ros.io.trajectory import numbers_text, stamp_text
+from dnls_ros.ros.qos import subscribe_to
 from dnls_ros.ros.record_files import Flusher, GrowingFile
 from dnls_ros.ros.running import PlainNode, Setting, run_node
 from dnls_ros.ros.spin import make_executor
@@ -175,7 +176,7 @@ class RecorderNode(PlainNode):
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
-        self.create_subscription(message_class(kind), topic, receive, qos)
+        subscribe_to(self, kind, topic, receive, qos)
 
 
 def make_folder(parent: Path) -> Path:

@@ -36,6 +36,7 @@ from rclpy.task import Future
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.compose import Composer
 from dnls_ros.ros.publish import PublisherThread
+from dnls_ros.ros.qos import publish_on
 from dnls_ros.ros.replaying import (
     Progress,
     Replayed,
@@ -123,8 +124,7 @@ class ReplayNode(PlainNode):
         super().__init__(NAME, SETTINGS, sim_time=True)
         # Time sources listen to /clock, whatever the namespace.
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        kind = message_class("rosgraph_msgs/msg/Clock")
-        self._clock_publisher = self.create_publisher(kind, "/clock", qos)
+        self._clock_publisher = publish_on(self, "rosgraph_msgs/msg/Clock", "/clock", qos)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._busy = False

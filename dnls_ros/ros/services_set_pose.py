@@ -18,7 +18,7 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.io.messages import adapt
 from dnls_ros.ros.asking import Asker, ServiceServer
 from dnls_ros.ros.inbox import Ask, Inbox
-from dnls_ros.ros.types import message_class
+from dnls_ros.ros.qos import subscribe_to
 from dnls_ros.runtime.transforms import bare
 from dnls_ros.runtime.types import Outcome
 from dnls_ros.window.config import EstimatorConfig
@@ -69,7 +69,7 @@ class PoseSetting:
         def receive(message: Any) -> None:
             self._take(topic, message)
 
-        return self._node.create_subscription(message_class(TYPE), topic, receive, qos)
+        return subscribe_to(self._node, TYPE, topic, receive, qos)
 
     def _take(self, topic: str, message: Any) -> None:
         """A pose from a topic: on its way to the solver, or refused in the log."""

@@ -21,12 +21,14 @@ from rclpy.subscription import Subscription
 from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.io.messages import types_of
 from dnls_ros.ros.inbox import Arrival, CameraInfo, Inbox
-from dnls_ros.ros.types import is_available, message_class
+from dnls_ros.ros.qos import EitherDurability, subscribe_to
+from dnls_ros.ros.types import is_available
 from dnls_ros.window.config import EstimatorConfig, SensorConfig
 
 GRAPH_PERIOD = 0.2
 """Between two looks at the graph while a topic's type is unknown [s]."""
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+CAMERA_DEPTH = 5
 
 
 class Subscriptions:
@@ -39,12 +41,14 @@ class Subscriptions:
 
         Raises:
             UnavailableError: No message type of a sensor is installed.
+            DnlsError: One of ``qos_overrides`` cannot be.
         """
         self._node = node
         self._inbox = inbox
         self._active = active
         self._warned: set[tuple[str, str]] = set()
         self._subscriptions: list[Subscription[Any]] = []
+        self._cameras: list[EitherDurability] = []
         self._undecided: dict[SensorConfig, tuple[str, ...]] = {}
         self._decided: dict[SensorConfig, tuple[str, ...]] = {}
         for sensor in config.sensors:
@@ -59,6 +63,8 @@ class Subscriptions:
         self._node.destroy_timer(self._timer)
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+        for camera in self._cameras:
+            camera.stop()
 
     def _begin(self, sensor: SensorConfig) -> None:
         """Subscribes a sensor whose type is certain, and its camera."""
@@ -91,7 +97,7 @@ class Subscriptions:
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.VOLATILE,
         )
-        self._add(type_name, sensor.topic, receive, qos)
+        self._subscriptions.append(subscribe_to(self._node, type_name, sensor.topic, receive, qos))
 
     def _subscribe_camera(self, sensor: SensorConfig) -> None:
         """Listens to a camera's calibration; before activation too, since it is no measurement."""
@@ -99,18 +105,16 @@ class Subscriptions:
         def receive(message: Any) -> None:
             self._inbox.put_uncounted(CameraInfo(sensor.name, message))
 
-        qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._add(CAMERA_INFO, sensor.camera_info_topic, receive, qos)
-
-    def _add(
-        self, type_name: str, topic: str, receive: Callable[[Any], None], qos: QoSProfile
-    ) -> None:
-        """Creates one subscription."""
-        kind = message_class(type_name)
-        self._subscriptions.append(self._node.create_subscription(kind, topic, receive, qos))
+        self._cameras.append(
+            EitherDurability(
+                self._node, CAMERA_INFO, sensor.camera_info_topic, receive, CAMERA_DEPTH
+            )
+        )
 
     def _look(self) -> None:
         """Asks the graph for the types of undecided topics, and for types that cannot match."""
+        for camera in self._cameras:
+            camera.look()
         for sensor, types in list(self._undecided.items()):
             chosen = next((name for name in self._published(sensor) if name in types), None)
             if chosen is not None:

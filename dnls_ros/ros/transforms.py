@@ -23,6 +23,7 @@ from rclpy.time import Time
 from dnls_ros.io.compose import Composer
 from dnls_ros.io.convert import pose_from_fields
 from dnls_ros.io.tf_messages import TF_TOPICS, TF_TYPES, read_transforms
+from dnls_ros.ros.qos import subscribe_to
 from dnls_ros.ros.types import message_class
 from dnls_ros.runtime.transforms import (
     Found,
@@ -60,9 +61,8 @@ class TransformSubscriptions:
     def __init__(self, node: Node, sinks: Sequence[Callable[[Transforms], object]]) -> None:
         self._node = node
         self._sinks = tuple(sinks)
-        kind = message_class(TF_TYPES[0])
         self._subscriptions = [
-            node.create_subscription(kind, topic, self._receiver(topic, static), _qos(static))
+            subscribe_to(node, TF_TYPES[0], topic, self._receiver(topic, static), _qos(static))
             for topic, static in TF_TOPICS.items()
         ]
 
