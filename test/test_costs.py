@@ -21,13 +21,22 @@ from dnls_ros.costs import (
     body_twist,
     constant_velocity,
     constant_velocity_noise,
+    double_integrator,
+    gp_motion,
+    hinge,
     landmark_reprojection,
+    moving_frame_between,
+    no_side_slip,
+    nonholonomic,
     partial_pose,
+    point_to_plane,
     prior,
     random_walk,
     range_bearing,
+    stereo_reprojection,
     tag_corners,
     velocity_prior,
+    white_acceleration_noise,
 )
 from dnls_ros.errors import DnlsError
 from dnls_ros.lie import (
@@ -73,7 +82,7 @@ def camera(model: str) -> PinholeCamera:
 
 @dataclass
 class Draw:
-    """Random arguments in one of three regimes."""
+    """Random arguments in one of the regimes: anywhere, near the identity, near half a turn."""
 
     regime: str
     seed: int = 0
@@ -88,21 +97,30 @@ class Draw:
     def tangent(self, t: int) -> Tensor:
         if self.regime == "uniform":
             return torch.tensor(self.random.uniform(-1.7, 1.7, (1, M, t)))
-        scale = {"normal": 1.0, "1e-7": 1e-7, "1e-12": 1e-12}[self.regime]
+        scale = {"normal": 1.0, "near_pi": 1.0, "1e-7": 1e-7, "1e-12": 1e-12}[self.regime]
         return self.vector(t, scale=scale)
 
-    def element(self, kind: type[LieGroup] | int) -> Element:
+    def step(self, kind: type[LieGroup] | int) -> Tensor:
+        """A tangent vector; near π its angle is a hundredth to a tenth short of half a turn."""
         if isinstance(kind, int):
             return self.tangent(kind)
         delta = self.tangent(kind.tangent_dim)
-        return kind.exp(delta)
+        if self.regime != "near_pi":
+            return delta
+        n = 3 if kind in (SO3, SE3) else 1
+        angle = math.pi - 10.0 ** torch.tensor(self.random.uniform(-2, -1, (1, M, 1)))
+        turn = angle * torch.nn.functional.normalize(delta[..., -n:], dim=-1)
+        return torch.cat([delta[..., :-n], turn], -1)
+
+    def element(self, kind: type[LieGroup] | int) -> Element:
+        return self.step(kind) if isinstance(kind, int) else kind.exp(self.step(kind))
 
     def pair(self, kind: type[LieGroup] | int) -> tuple[Element, Element]:
         """Two elements; in the small regimes anywhere, but near each other."""
         x = self.element(kind)
         if self.regime.startswith("1e"):
             x = kind.exp(self.vector(kind.tangent_dim)) if not isinstance(kind, int) else x
-        return x, retract(x, self.tangent(tangent_dim(x)))
+        return x, retract(x, self.step(kind))
 
     def duration(self) -> Tensor:
         return torch.tensor(self.random.uniform(0.05, 2.0, (1, M)))
@@ -175,7 +193,7 @@ def _between(kind: type[LieGroup] | int) -> Case:
     def arguments(d: Draw) -> tuple[Any, ...]:
         x, y = d.pair(kind)
         z = x.between(y) if isinstance(x, LieGroup) else y - x
-        return x, y, retract(z, d.tangent(tangent_dim(z)))
+        return x, y, retract(z, d.step(kind))
 
     return between, arguments
 
@@ -187,6 +205,43 @@ def _velocity(kind: type[LieGroup] | int) -> Case:
         return x, d.vector(t), y, d.vector(t), d.duration()
 
     return constant_velocity, arguments
+
+
+def _point_to_plane(kind: type[LieGroup], n: int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        normal = torch.nn.functional.normalize(d.vector(n), dim=-1)
+        return d.element(kind), d.vector(n), d.vector(n), normal
+
+    return point_to_plane, arguments
+
+
+def _moving_frame(kind: type[LieGroup]) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        frames, poses = d.pair(kind), d.pair(kind)
+        a, b = (f.between(x) for f, x in zip(frames, poses, strict=True))
+        return *frames, *poses, retract(a.between(b), d.step(kind))
+
+    return moving_frame_between, arguments
+
+
+def _stereo(planar: bool) -> Callable[[Draw], tuple[Any, ...]]:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        body, mount, p, _, data = _point(planar, "none")(d)
+        return body, mount, p, 0.1 + 0.1 * d.duration()[..., None], 100 * d.vector(3), data
+
+    return arguments
+
+
+def _integrator(kind: type[LieGroup] | int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        *states, dt = _velocity(kind)[1](d)
+        return *states, d.vector(states[1].shape[-1]), dt
+
+    return double_integrator, arguments
+
+
+def _limits(d: Draw) -> tuple[Any, ...]:
+    return d.tangent(5), -0.8 + 0.1 * d.vector(5), 0.6 + 0.1 * d.vector(1)
 
 
 KINDS: list[type[LieGroup] | int] = [SO2, SE2, SO3, SE3, 2]
@@ -201,6 +256,20 @@ CASES: dict[str, Case] = {
         for k in KINDS
     },
     **{f"constant_velocity-{k}": _velocity(k) for k in KINDS},
+    **{f"double_integrator-{k}": _integrator(k) for k in KINDS},
+    **{f"gp_motion-{k}": (gp_motion, _velocity(k)[1]) for k in KINDS},
+    **{f"no_side_slip-{k}": poses(no_side_slip, k) for k in (SE2, SE3)},
+    **{
+        f"nonholonomic-{n}": (nonholonomic, lambda d, n=n: (d.element(SE2), d.vector(n)))
+        for n in (2, 3)
+    },
+    **{f"moving_frame_between-{k}": _moving_frame(k) for k in (SO2, SE2, SO3, SE3)},
+    "point_to_plane-plane": _point_to_plane(SE2, 2),
+    "point_to_plane-lifted": _point_to_plane(SE2, 3),
+    "point_to_plane-space": _point_to_plane(SE3, 3),
+    "stereo-planar": (stereo_reprojection, _stereo(True)),
+    "stereo-space": (stereo_reprojection, _stereo(False)),
+    "hinge": (hinge, _limits),
     "velocity_prior": (velocity_prior, lambda d: (d.vector(6), d.vector(6))),
     "partial_pose-SE2": _partial(SE2),
     "partial_pose-SE3": _partial(SE3),
@@ -225,7 +294,7 @@ def named(case: str) -> str:
     return case.replace("<class 'dnls_ros.lie.", "").replace("'>", "")
 
 
-@pytest.mark.parametrize("regime", ["uniform", "normal", "1e-7", "1e-12"])
+@pytest.mark.parametrize("regime", ["uniform", "normal", "1e-7", "1e-12", "near_pi"])
 @pytest.mark.parametrize("case", CASES, ids=[named(c) for c in CASES])
 def test_analytic_jacobians_equal_autodiff_and_central_differences(case, regime):
     cost, draw = CASES[case]
@@ -467,6 +536,90 @@ def test_constant_velocity_noise_is_integrated_white_acceleration():
     q = torch.tensor([[0.7**3 / 3, 0.7**2 / 2], [0.7**2 / 2, 0.7]], dtype=F64)
     covariance = torch.kron(q, torch.diag(sigma**2))
     torch.testing.assert_close(factor.mT @ factor @ covariance, torch.eye(6, dtype=F64))
+
+
+def test_white_acceleration_of_any_covariance_is_integrated() -> None:
+    root = Draw("normal").vector(3, 3)[0, :2]
+    density, dt = root @ root.mT + torch.eye(3, dtype=F64), torch.tensor([0.4, 1.3], dtype=F64)
+    factor = white_acceleration_noise(density, dt).factor
+    for k, h in enumerate(dt.tolist()):
+        q = torch.tensor([[h**3 / 3, h**2 / 2], [h**2 / 2, h]], dtype=F64)
+        product = factor[k].mT @ factor[k] @ torch.kron(q, density[k])
+        torch.testing.assert_close(product, torch.eye(6, dtype=F64))
+    sigma = torch.tensor([[0.1, 0.5, 2.0]], dtype=F64).expand(2, 3)
+    torch.testing.assert_close(
+        white_acceleration_noise(torch.diag_embed(sigma.square()), dt).factor,
+        constant_velocity_noise(sigma, dt).factor.reshape(2, 6, 6),
+    )
+
+
+def test_the_double_integrator_keeps_to_newton() -> None:
+    d = Draw("normal")
+    x, v, a, dt = d.vector(2), d.vector(2), d.vector(2), d.duration()
+    h = dt[..., None]
+    r = double_integrator.residual(x, v, x + v * h + a * h * h / 2, v + a * h, a, dt)
+    torch.testing.assert_close(r, torch.zeros_like(r), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("group", [SE2, SO3, SE3])
+def test_the_gaussian_process_carries_a_changing_twist_of_the_body(group):
+    """ξ(t) = a t + b t²: the velocity of the body is J_r(ξ) ξ̇, and the process is a t."""
+    d = Draw("normal")
+    x, a, b, dt = (
+        d.element(group),
+        *(0.4 * d.vector(group.tangent_dim) for _ in "ab"),
+        d.duration(),
+    )
+    h = dt[..., None]
+    xi = a * h + b * h * h
+    v_j = (group.right_jacobian(xi) @ (a + 2 * b * h)[..., None])[..., 0]
+    step = 1e-6
+    ahead = retract(x, a * (h + step) + b * (h + step) ** 2)
+    torch.testing.assert_close(v_j, retract(x, xi).between(ahead).log() / step, atol=1e-5, rtol=0)
+    r = gp_motion.residual(x, a, retract(x, xi), v_j, dt)
+    expected = torch.cat([b * h * h, 2 * b * h], -1)
+    torch.testing.assert_close(r, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("group", [SE2, SE3])
+def test_a_wheeled_body_on_an_arc_does_not_slip(group):
+    d, n = Draw("normal"), 2 if group is SE2 else 3
+    twist = d.vector(group.tangent_dim)
+    twist[..., 1:n] = 0.0
+    x = d.element(group)
+    r = no_side_slip.residual(x, retract(x, twist))
+    torch.testing.assert_close(r, torch.zeros_like(r), rtol=0, atol=1e-14)
+    if group is SE2:
+        v = x.rotation.act(twist[..., :2])
+        torch.testing.assert_close(nonholonomic.residual(x, v), torch.zeros_like(r))
+
+
+def test_stereo_pixels_are_those_of_two_cameras_and_of_a_rectified_pair_only() -> None:
+    body, mount, p, baseline, pixels, data = _stereo(False)(Draw("normal"))
+    r = stereo_reprojection.residual(body, mount, p, baseline, 0 * pixels, data)
+    shift = torch.cat([baseline, torch.zeros(1, M, 5, dtype=F64)], -1)
+    left, right = (
+        landmark_reprojection.residual(body, m, p, torch.zeros(1, 1, 2, dtype=F64), data)
+        for m in (mount, retract(mount, shift))
+    )
+    torch.testing.assert_close(r, torch.stack([left[..., 0], right[..., 0], left[..., 1]], -1))
+    torch.testing.assert_close(left[..., 1], right[..., 1])
+    bent = camera("radtan").per_point()
+    with pytest.raises(DnlsError, match="'plumb_bob', expected none; rectify"):
+        stereo_reprojection.residual(body, mount, p, baseline, pixels, bent)
+
+
+def test_a_hinge_counts_only_what_is_beyond_the_limits() -> None:
+    x = torch.tensor([-2.0, -1.0, 0.3, 1.0, 1.5], dtype=F64)
+    r = hinge.residual(x, torch.tensor([-1.0], dtype=F64), torch.ones(5, dtype=F64))
+    assert r.tolist() == [-1.0, 0.0, 0.0, 0.0, 0.5]
+
+
+def test_motion_relative_to_a_moving_frame_is_the_motion_in_its_axes() -> None:
+    d = Draw("normal")
+    frame, x, moved, z = (SE3.exp(d.vector(6)) for _ in range(4))
+    r = moving_frame_between.residual(frame, moved @ frame, x, moved @ x @ z, z)
+    torch.testing.assert_close(r, torch.zeros_like(r), rtol=0, atol=1e-13)
 
 
 def test_two_half_steps_of_constant_velocity_make_one_step():

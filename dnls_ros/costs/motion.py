@@ -92,7 +92,16 @@ def constant_velocity_noise(sigma: Tensor, dt: Tensor) -> SquareRootInformation:
         dt: (…) [s].
     """
     eye = torch.eye(sigma.shape[-1], dtype=sigma.dtype, device=sigma.device)
-    velocity = eye / (sigma * dt[..., None].sqrt()).unsqueeze(-2)
+    return integrated_noise(eye / (sigma * dt[..., None].sqrt()).unsqueeze(-2), dt)
+
+
+def integrated_noise(velocity: Tensor, dt: Tensor) -> SquareRootInformation:
+    """White noise on a velocity, integrated to a pose: Q = [[dt²/3, dt/2], [dt/2, 1]] ⊗ Q_v.
+
+    Args:
+        velocity: (…, t, t) the factor of Q_v⁻¹, the information of the velocity after ``dt``.
+        dt: (…) [s].
+    """
     pose = 12**0.5 * velocity / dt[..., None, None]
     top = torch.cat([pose, -(3**0.5) * velocity], -1)
     return SquareRootInformation(
