@@ -148,7 +148,7 @@ def config_for(type_name: str) -> Any:
     if kind in ("pose_stamped", "imu", "range_bearing", "twist", "odometry", "relative_pose"):
         sensor["extrinsic"] = [0.0] * 6
     if kind == "pose_stamped":
-        sensor["sigma"] = [0.1] * 3
+        sensor |= {"sigma": [0.1] * 3, "frame_override": "map"}
     if kind == "landmarks":
         sensor |= {"camera_info_topic": "info", "extrinsic": [0.0, 0, 0, -1.57, 0.0, -1.57]}
         sensor["landmarks"] = {"map_file": str(TAGS)}
