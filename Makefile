@@ -32,8 +32,9 @@ $(READY): $(INPUTS)
 demo: $(READY)
 	$(RUN) dnls_ros.cli demo --out out/demo
 
+# Two files at a time: each has a ROS domain of its own, and nothing in a test depends on speed.
 test: $(READY)
-	$(RUN) pytest -m "not slow and not bench"
+	$(RUN) pytest -n 2 --dist loadfile -m "not slow and not bench"
 
 test-all: $(READY)
 	$(RUN) pytest -m "not bench"

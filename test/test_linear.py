@@ -158,7 +158,8 @@ def test_the_batch_gives_what_single_solves_give(solver: LinearSolver) -> None:
     alone = torch.cat(
         [symbolic.factorize(values[i : i + 1]).solve(rhs[i : i + 1]) for i in range(3)]
     )
-    assert torch.equal(together, alone)
+    # Not to the last bit: some processors' BLAS rounds by where in memory a matrix begins.
+    torch.testing.assert_close(together, alone, rtol=1e-14, atol=1e-15)
 
 
 def test_two_runs_are_equal_to_the_last_bit(solver: LinearSolver) -> None:
