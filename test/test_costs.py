@@ -16,14 +16,19 @@ from torch.func import hessian, jacfwd, jacrev, vmap
 
 from dnls_ros.costs import (
     MIN_DEPTH,
+    DistanceField,
     PinholeCamera,
     between,
     body_twist,
+    collision,
     constant_velocity,
     constant_velocity_noise,
+    contact_in_plane,
     double_integrator,
     gp_motion,
     hinge,
+    homography,
+    homography_alignment,
     landmark_reprojection,
     moving_frame_between,
     no_side_slip,
@@ -31,11 +36,13 @@ from dnls_ros.costs import (
     partial_pose,
     point_to_plane,
     prior,
+    quasi_static_push,
     random_walk,
     range_bearing,
     stereo_reprojection,
     tag_corners,
     velocity_prior,
+    warped,
     white_acceleration_noise,
 )
 from dnls_ros.errors import DnlsError
@@ -240,6 +247,52 @@ def _integrator(kind: type[LieGroup] | int) -> Case:
     return double_integrator, arguments
 
 
+def _field(d: Draw) -> DistanceField:
+    """A rough map of 3 m × 4 m around the origin, one per instance."""
+    origin = torch.tensor([-2.0, -1.5], dtype=F64).expand(1, M, 2)
+    return DistanceField(d.vector(7, 9), origin, torch.full((1, M, 1), 0.5, dtype=F64))
+
+
+def _collision(kind: type[LieGroup] | int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        return d.element(kind), 0.7 * d.vector(4, 2), 0.3 + d.duration()[..., None], _field(d)
+
+    return collision, arguments
+
+
+def _contact(tip: type[LieGroup] | int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        touching = SE2.exp(d.vector(3))
+        other = d.element(SE2)
+        e = other @ touching
+        return other, e if tip is SE2 else e.translation, d.duration()[..., None], _field(d)
+
+    return contact_in_plane, arguments
+
+
+def _push(tip: type[LieGroup] | int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        tips = d.pair(SE2)
+        ends = tips if tip is SE2 else tuple(e.translation for e in tips)
+        return *d.pair(SE2), *ends, d.duration()[..., None]
+
+    return quasi_static_push, arguments
+
+
+def _alignment(channels: int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        h = 0.1 * d.tangent(8)
+        # Seen inside of cells of the image: between them its derivative jumps.
+        cells = d.random.integers(0, 9, (1, M, 5, 2)) + d.random.uniform(0.1, 0.9, (1, M, 5, 2))
+        seen = torch.cat([torch.tensor(cells) / 9, torch.ones(1, M, 5, 1, dtype=F64)], -1)
+        back = seen @ torch.linalg.inv(homography(h)).mT
+        points = back[..., :2] / back[..., 2:]
+        image = d.vector(channels, 12, 10)
+        return h, points, d.vector(5, channels), image, torch.full((1, M, 1), 9.0, dtype=F64)
+
+    return homography_alignment, arguments
+
+
 def _limits(d: Draw) -> tuple[Any, ...]:
     return d.tangent(5), -0.8 + 0.1 * d.vector(5), 0.6 + 0.1 * d.vector(1)
 
@@ -269,6 +322,14 @@ CASES: dict[str, Case] = {
     "point_to_plane-space": _point_to_plane(SE3, 3),
     "stereo-planar": (stereo_reprojection, _stereo(True)),
     "stereo-space": (stereo_reprojection, _stereo(False)),
+    "collision-SE2": _collision(SE2),
+    "collision-point": _collision(2),
+    "contact_in_plane-SE2": _contact(SE2),
+    "contact_in_plane-point": _contact(2),
+    "quasi_static_push-SE2": _push(SE2),
+    "quasi_static_push-point": _push(2),
+    "homography_alignment-1": _alignment(1),
+    "homography_alignment-3": _alignment(3),
     "hinge": (hinge, _limits),
     "velocity_prior": (velocity_prior, lambda d: (d.vector(6), d.vector(6))),
     "partial_pose-SE2": _partial(SE2),
@@ -613,6 +674,93 @@ def test_a_hinge_counts_only_what_is_beyond_the_limits() -> None:
     x = torch.tensor([-2.0, -1.0, 0.3, 1.0, 1.5], dtype=F64)
     r = hinge.residual(x, torch.tensor([-1.0], dtype=F64), torch.ones(5, dtype=F64))
     assert r.tolist() == [-1.0, 0.0, 0.0, 0.0, 0.5]
+
+
+# -- maps, contact, images ----------------------------------------------------------------------
+
+
+def test_a_distance_field_is_bilinear_inside_and_keeps_its_border_outside() -> None:
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=F64) for n in (5, 7)), indexing="ij")
+    origin, cell = torch.tensor([-1.0, 2.0], dtype=F64), torch.tensor([0.25], dtype=F64)
+    x, y = origin[0] + 0.25 * columns, origin[1] + 0.25 * rows
+    field = DistanceField(2 * x - 3 * y + x * y, origin, cell)
+    p = torch.tensor([[-1.0, 2.0], [-0.4, 2.3], [0.5, 3.0], [0.31, 2.99]], dtype=F64)
+    distance, gradient = field.at(p)
+    x, y = p.unbind(-1)
+    torch.testing.assert_close(distance, 2 * x - 3 * y + x * y)
+    torch.testing.assert_close(gradient, torch.stack([2 + y, x - 3], -1))
+    far = torch.tensor([[-9.0, 2.3], [0.2, 99.0], [9.0, -9.0]], dtype=F64)
+    border = torch.tensor([[-1.0, 2.3], [0.2, 3.0], [0.5, 2.0]], dtype=F64)
+    torch.testing.assert_close(field.at(far)[0], field.at(border)[0])
+    assert (field.at(far)[1] == 0).tolist() == [[True, False], [False, True], [True, True]]
+
+
+def test_a_distance_field_of_the_wrong_shape_is_refused() -> None:
+    origin, cell = torch.zeros(2, dtype=F64), torch.ones(1, dtype=F64)
+    with pytest.raises(DnlsError, match="H, W ≥ 2"):
+        DistanceField(torch.zeros(1, 5, dtype=F64), origin, cell)
+    with pytest.raises(DnlsError, match="cell must be positive"):
+        DistanceField(torch.zeros(3, 5, dtype=F64), origin, -cell)
+
+
+def _disc(radius: float) -> DistanceField:
+    axis = torch.linspace(-1, 1, 401, dtype=F64)
+    distance = torch.hypot(axis[None, :], axis[:, None]) - radius
+    return DistanceField(distance, torch.tensor([-1.0, -1.0], dtype=F64), axis[1:2] - axis[0])
+
+
+def test_a_tip_that_touches_a_disc_leaves_no_residual_and_a_circle_inside_it_collides() -> None:
+    d, disc = Draw("normal"), _disc(0.3)
+    angle = d.vector(1)[0]
+    p = torch.cat([angle.cos(), angle.sin()], -1)
+    thing, radius = SE2.exp(d.vector(3)[0]), torch.tensor([0.05], dtype=F64)
+    tip = thing.act(0.35 * p)
+    r = contact_in_plane.residual(thing, tip, radius, disc)
+    torch.testing.assert_close(r, torch.zeros_like(r), rtol=0, atol=2e-5)
+    points = torch.stack([0.2 * p, 0.32 * p, 0.5 * p], -2)
+    r = collision.residual(SE2.identity(dtype=F64), points, radius, disc)
+    expected = torch.tensor([0.15, 0.03, 0.0], dtype=F64).expand_as(r)
+    torch.testing.assert_close(r, expected, rtol=0, atol=2e-5)
+
+
+def test_pushing_along_the_motion_of_the_limit_surface_leaves_no_residual() -> None:
+    """The motion cone's map of Lynch: the velocity of the contact point gives the twist."""
+    d = Draw("normal")
+    thing, p, push = d.element(SE2), 0.1 * d.vector(2), d.vector(2)
+    c = 0.05 + 0.1 * d.duration()[..., None]
+    x, y = p.split(1, -1)
+    u, v = push.split(1, -1)
+    scale = c * c + x * x + y * y
+    vx = ((c * c + x * x) * u + x * y * v) / scale
+    vy = (x * y * u + (c * c + y * y) * v) / scale
+    twist = torch.cat([vx, vy, (x * vy - y * vx) / (c * c)], -1)
+    contact_speed = torch.cat([vx - twist[..., 2:] * y, vy + twist[..., 2:] * x], -1)
+    torch.testing.assert_close(contact_speed, push)
+    after = retract(thing, twist)
+    r = quasi_static_push.residual(thing, after, thing.act(p), after.act(p), c)
+    torch.testing.assert_close(r, torch.zeros_like(r), rtol=0, atol=1e-13)
+
+
+def test_a_homography_warps_as_opencv_does_and_aligned_images_leave_no_residual() -> None:
+    random = np.random.default_rng(5)
+    h = torch.tensor(0.1 * random.standard_normal(8))
+    p = torch.tensor(random.uniform(0, 1, (20, 2)))
+    theirs = cv2.perspectiveTransform(p[None].numpy(), homography(h).numpy())[0]
+    torch.testing.assert_close(warped(h, p), torch.tensor(theirs))
+    scene = torch.tensor(random.standard_normal((2, 30, 40)))
+    scale = torch.tensor([29.0], dtype=F64)
+    at = (warped(h, p) * 29.0).clamp(min=0).minimum(torch.tensor([39.0, 29.0], dtype=F64))
+    seen = cv2.remap(
+        np.ascontiguousarray(scene.permute(1, 2, 0)).astype(np.float32),
+        at[:, 0].numpy().astype(np.float32)[None],
+        at[:, 1].numpy().astype(np.float32)[None],
+        cv2.INTER_LINEAR,
+    )[0]
+    r = homography_alignment.residual(h, p, torch.tensor(seen).to(F64), scene, scale)
+    assert r.abs().max() < 0.15  # OpenCV rounds positions to 1/32 px
+    same = homography_alignment.residual(h, p, 0 * p, scene, scale).unflatten(-1, (20, 2))
+    r = homography_alignment.residual(h, p, same, scene, scale)
+    assert (r == 0).all()
 
 
 def test_motion_relative_to_a_moving_frame_is_the_motion_in_its_axes() -> None:

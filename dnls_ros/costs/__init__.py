@@ -1,9 +1,12 @@
-"""Costs with analytic Jacobians: poses, motion, cameras, landmarks, limits (layer 2)."""
+"""Costs with analytic Jacobians: poses, motion, cameras, images, maps, contact (layer 2)."""
 
 from dnls_ros.costs.camera import MIN_DEPTH as MIN_DEPTH
 from dnls_ros.costs.camera import PinholeCamera as PinholeCamera
 from dnls_ros.costs.camera import landmark_reprojection as landmark_reprojection
 from dnls_ros.costs.camera import tag_corners as tag_corners
+from dnls_ros.costs.contact import contact_in_plane as contact_in_plane
+from dnls_ros.costs.distance_field import DistanceField as DistanceField
+from dnls_ros.costs.distance_field import collision as collision
 from dnls_ros.costs.dynamics import double_integrator as double_integrator
 from dnls_ros.costs.dynamics import gp_motion as gp_motion
 from dnls_ros.costs.dynamics import no_side_slip as no_side_slip
@@ -18,7 +21,11 @@ from dnls_ros.costs.motion import constant_velocity as constant_velocity
 from dnls_ros.costs.motion import constant_velocity_noise as constant_velocity_noise
 from dnls_ros.costs.motion import random_walk as random_walk
 from dnls_ros.costs.motion import velocity_prior as velocity_prior
+from dnls_ros.costs.photometric import homography as homography
+from dnls_ros.costs.photometric import homography_alignment as homography_alignment
+from dnls_ros.costs.photometric import warped as warped
 from dnls_ros.costs.pose import between as between
 from dnls_ros.costs.pose import partial_pose as partial_pose
 from dnls_ros.costs.pose import prior as prior
+from dnls_ros.costs.pushing import quasi_static_push as quasi_static_push
 from dnls_ros.costs.stereo import stereo_reprojection as stereo_reprojection

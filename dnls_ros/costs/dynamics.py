@@ -122,7 +122,7 @@ def _second_slope(s: Tensor, d: Tensor, d1: Tensor) -> Tensor:
 def white_acceleration_noise(density: Tensor, dt: Tensor) -> SquareRootInformation:
     """The noise of `gp_motion`: white acceleration of any covariance, over the interval.
 
-    Q = [[dt³/3, dt²/2], [dt²/2, dt]] ⊗ Q_c (Barfoot, 2nd ed., eq. 11.7); `constant_velocity_noise`
+    Q = [[dt³/3, dt²/2], [dt²/2, dt]] ⊗ Q_c (Barfoot, §11.1.4); `constant_velocity_noise`
     is the diagonal case.
 
     Args:

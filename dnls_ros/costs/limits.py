@@ -13,7 +13,7 @@ def hinge(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """How far each coordinate is outside its limits: r = x − min(max(x, lower), upper).
 
     Zero inside, and negative below the lower limit (Mukadam et al., *Continuous-time Gaussian
-    process motion planning via probabilistic inference*, IJRR 2018, §6.1, for joint limits). A
+    process motion planning via probabilistic inference*, IJRR 2018, for joint limits). A
     margin is put into the limits.
 
     Args:

@@ -283,7 +283,7 @@ class DCS(RadiusLoss):
     """Dynamic covariance scaling: ρ = s inside, (3R²s − R⁴)/(R² + s) outside, below 3R².
 
     The weight is the square of the scale min(1, 2R²/(R² + s)) that Agarwal et al., *Robust map
-    optimization using dynamic covariance scaling*, ICRA 2013, eq. 16, put on the covariance, with
+    optimization using dynamic covariance scaling*, ICRA 2013, put on the covariance, with
     Φ = R²; ρ is its integral.
     """
 
