@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,3 +218,92 @@ def test_the_node_publishes_observations_over_dds(tmp_path: Path) -> None:
     assert read.observations[0].sigma == pytest.approx(0.4)
     assert read.intrinsics is not None
     assert read.intrinsics.center == CAMERA.center
+
+
+@pytest.mark.ros
+@pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")  # lark, used by rclpy
+def test_images_pass_while_the_node_is_active_and_a_latched_calibration_is_heard() -> None:
+    pytest.importorskip("rclpy")
+    pytest.importorskip("apriltag_msgs.msg")
+    from node_rig import call, reliable_publisher, wait_for
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+
+    from dnls_ros.ros.live import free_domain, local_node
+    from dnls_ros.ros.types import message_class
+
+    make = Composer(message_class)
+    change = message_class("lifecycle_msgs/srv/ChangeState")
+    transition = message_class("lifecycle_msgs/msg/Transition")
+    kind = message_class("dnls_ros/msg/LandmarkObservationArray")
+    with local_node("manager", free_domain()) as node, running("autostart:=false") as process:
+        got: list[Any] = []
+        node.create_subscription(kind, "landmark_frontend/observations", got.append, 10)
+        images = reliable_publisher(node, TYPE, "detections")
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        info = message_class("sensor_msgs/msg/CameraInfo")
+        calibration = node.create_publisher(info, "camera_info", latched)
+        calibration.publish(make.camera_info(STAMP, "camera_optical", CAMERA))  # said once
+        client = node.create_client(change, "landmark_frontend/change_state")
+        assert client.wait_for_service(40.0)
+
+        def go(number: int) -> bool:
+            return call(client, change.Request(transition=transition(id=number))).success
+
+        def seen() -> bool:
+            images.publish(detections(make=make))
+            time.sleep(0.05)
+            return bool(got)
+
+        assert not images.get_subscription_count()
+        for _ in range(2):  # a second configure starts from nothing
+            assert go(transition.TRANSITION_CONFIGURE)
+            wait_for(lambda: images.get_subscription_count() == 1, 20.0, "images wanted")
+            wait_for(lambda: calibration.get_subscription_count() == 2, 20.0, "the latched one")
+            for _ in range(10):
+                assert not seen(), "not active"
+            assert go(transition.TRANSITION_ACTIVATE)
+            wait_for(seen, 20.0, "observations")
+            assert not go(transition.TRANSITION_CONFIGURE)
+            assert go(transition.TRANSITION_DEACTIVATE)
+            time.sleep(0.3)
+            got.clear()
+            assert go(transition.TRANSITION_CLEANUP)
+            wait_for(lambda: not images.get_subscription_count(), 20.0, "the topics to go")
+        assert go(transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+        text, _ = process.communicate(timeout=20.0)
+        assert process.returncode == 0, text
+        assert text.count("passed") == 2
+
+
+@pytest.mark.ros
+def test_parameters_do_not_change_while_the_node_is_active(tmp_path: Path) -> None:
+    pytest.importorskip("rclpy")
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.lifecycle import TransitionCallbackReturn
+    from rclpy.parameter import Parameter
+
+    from dnls_ros.ros.landmark_frontend import LandmarkFrontendNode
+
+    context = Context()
+    rclpy.init(context=context)
+    node = LandmarkFrontendNode(context=context)
+    success, failure = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+    try:
+        node.set_parameters([Parameter("sigma", value=-1.0)])
+        assert node.trigger_configure() == failure  # and may be tried again
+        node.set_parameters([Parameter("sigma", value=0.5)])
+        assert node.trigger_configure() == success
+        assert node.trigger_activate() == success
+        (refused,) = node.set_parameters([Parameter("sigma", value=0.7)])
+        assert not refused.successful
+        assert "set while inactive" in refused.reason
+        assert node.setting("sigma") == 0.5
+        assert node.trigger_deactivate() == success
+        (taken,) = node.set_parameters([Parameter("sigma", value=0.7)])
+        assert taken.successful
+    finally:
+        node.trigger_shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+    assert node.ended.is_set()

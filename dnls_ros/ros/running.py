@@ -55,6 +55,41 @@ class Setting:
         return names.get(type(self.default), "a list of strings")
 
 
+class Settings:
+    """The parameters of a node that has few of them: declared, checked, read by name."""
+
+    def __init__(self, node: Node, table: Mapping[str, Setting]) -> None:
+        """Declares what was not given."""
+        self._node = node
+        self._table = table
+        for name, setting in table.items():
+            if not node.has_parameter(name):
+                default = setting.default
+                value = list(default) if isinstance(default, tuple) else default
+                node.declare_parameter(
+                    name, value, ParameterDescriptor(description=setting.meaning)
+                )
+
+    def check(self) -> None:
+        """DnlsError for a parameter that is unknown or of a wrong type."""
+        table, name = self._table, self._node.get_name()
+        given = [n for n in self._node.get_parameters_by_prefix("") if not n.startswith(ROS_OWN)]
+        for unknown in (one for one in given if one not in table):
+            near = get_close_matches(unknown, table, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(table)}"
+            raise DnlsError(f"{unknown}: is not a parameter of {name}; {hint}")
+        for one in table:
+            self.read(one)
+
+    def read(self, name: str) -> Any:
+        """A parameter's value, of its default's type; DnlsError if it is of another."""
+        value = self._node.get_parameter(name).value
+        read = self._table[name].read(value)
+        if read is None:
+            raise DnlsError(f"{name}: got {value!r}; expected {self._table[name].kind}")
+        return read
+
+
 class PlainNode(Node):
     """A node that may end by itself.
 
@@ -78,32 +113,12 @@ class PlainNode(Node):
         )
         self.exit_code = OK
         self.ended = threading.Event()
-        self._settings = settings
-        given = [n for n in self.get_parameters_by_prefix("") if not n.startswith(ROS_OWN)]
-        for unknown in (one for one in given if one not in settings):
-            near = get_close_matches(unknown, settings, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(settings)}"
-            raise DnlsError(f"{unknown}: is not a parameter of {name}; {hint}")
-        for key, setting in settings.items():
-            if key not in given:
-                default = setting.default
-                value = list(default) if isinstance(default, tuple) else default
-                self.declare_parameter(
-                    key, value, ParameterDescriptor(description=setting.meaning)
-                )
-            self.setting(key)
+        self._settings = Settings(self, settings)
+        self._settings.check()
 
     def setting(self, name: str) -> Any:
-        """A parameter's value, of its default's type.
-
-        Raises:
-            DnlsError: It is of another type.
-        """
-        value = self.get_parameter(name).value
-        read = self._settings[name].read(value)
-        if read is None:
-            raise DnlsError(f"{name}: got {value!r}; expected {self._settings[name].kind}")
-        return read
+        """A parameter's value, of its default's type; DnlsError if it is of another."""
+        return self._settings.read(name)
 
     def end(self, code: int) -> None:
         """Ends the process, from whatever thread."""

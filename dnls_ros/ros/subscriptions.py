@@ -51,9 +51,13 @@ class Subscriptions:
         self._cameras: list[EitherDurability] = []
         self._undecided: dict[SensorConfig, tuple[str, ...]] = {}
         self._decided: dict[SensorConfig, tuple[str, ...]] = {}
-        for sensor in config.sensors:
-            if sensor.topic:  # a tf_pose has none
-                self._begin(sensor)
+        try:
+            for sensor in config.sensors:
+                if sensor.topic:  # a tf_pose has none
+                    self._begin(sensor)
+        except DnlsError:
+            self._unsubscribe()
+            raise
         self._timer = node.create_timer(
             GRAPH_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
@@ -61,6 +65,9 @@ class Subscriptions:
     def stop(self) -> None:
         """Ends every subscription."""
         self._node.destroy_timer(self._timer)
+        self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         for camera in self._cameras:
