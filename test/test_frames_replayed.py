@@ -16,7 +16,10 @@ from dnls_ros.io.bag import BagWriter
 from dnls_ros.io.compose import Composer
 from dnls_ros.io.definitions import message_class
 from dnls_ros.io.faults import parse_fault
+from dnls_ros.io.recording import write_recording
 from dnls_ros.io.replay import ReplayOptions, ReplayResult, replay
+from dnls_ros.io.scene import load_scene
+from dnls_ros.io.simulate import simulate
 from dnls_ros.runtime.session import Session
 from dnls_ros.runtime.transforms import StampedTransform
 from dnls_ros.runtime.types import Event
@@ -27,6 +30,7 @@ from dnls_ros.window.parameters import load_parameters
 from dnls_ros.window.rigid import angle_between, compose, from_rotation_vector, inverse
 
 Array = NDArray[np.float64]
+LOCALIZATION = Path(__file__).resolve().parents[1] / "config" / "localization_2d.yaml"
 COMPOSE = Composer(message_class)
 SECOND = 1_000_000_000
 T0 = 1_000 * SECOND
@@ -247,3 +251,28 @@ def test_a_given_mount_and_frame_need_no_tf(tmp_path: Path) -> None:
     unknown = replay(tmp_path / "bag", configuration()).estimator.counters["fix"]
     assert unknown.rejected == {Reason.UNKNOWN_FRAME: 41}
     assert "'earth'" in unknown.last_problem
+
+
+@pytest.mark.parametrize("sensor", ["imu", "tags"])
+def test_the_simulated_robot_s_tf_says_what_its_parameters_say(
+    sensor: str, tmp_path: Path
+) -> None:
+    """A unit on its side and a tilted camera, mounted by /tf_static of the recording."""
+    recording = write_recording(simulate(1, 4.0, load_scene()), tmp_path / "drive")
+    config = replace(load_parameters(LOCALIZATION), deterministic=True)
+    by_tf = config.with_sensors(
+        tuple(replace(s, extrinsic=()) if s.name == sensor else s for s in config.sensors)
+    )
+    assert by_tf != config
+    given, found = replay(recording.bag, config), replay(recording.bag, by_tf)
+    for name, counters in given.estimator.counters.items():
+        assert found.estimator.counters[name].accepted == counters.accepted > 0
+    expected, poses = (one.tracks["robot"].causal() for one in (given, found))
+    assert_allclose(poses.stamps, expected.stamps)
+    assert_allclose(poses.poses, expected.poses, rtol=0.0, atol=1e-6)
+    wrong = config.with_sensors(
+        tuple(replace(s, extrinsic=(0.0,) * 6) if s.name == sensor else s for s in config.sensors)
+    )
+    off = replay(recording.bag, wrong).tracks["robot"].causal()
+    shared = min(len(off.poses), len(expected.poses))
+    assert np.abs(off.poses[:shared] - expected.poses[:shared]).max() > 1e-3

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from dnls_ros.cli.main import main
+from dnls_ros.io.trajectory import read_tum
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.parameters import config_hash, load_parameters
 
@@ -222,6 +223,21 @@ def test_the_demo_plays_a_recording_to_the_node_and_ends():
         assert account, one.output
         assert int(account[2]) > 50
         assert one.output.count("process has finished cleanly") == 3
+
+
+@pytest.mark.ros
+def test_a_run_is_recorded_when_that_is_asked_for(tmp_path):
+    given = ("duration:=3", "record:=true", f"output_dir:={tmp_path}")
+    with launched("demo", *given) as one:
+        assert one.wait(120.0) == 0, one.output
+        assert one.output.count("process has finished cleanly") == 4, one.output
+    (folder,) = {path.parent for path in tmp_path.rglob("odometry_filtered.tum")}
+    poses = read_tum(folder / "odometry_filtered.tum")
+    assert len(poses.stamps) > 30
+    head, *rows = (folder / "solver_stats.csv").read_text().splitlines()
+    assert "t_total" in head.split(",")
+    assert len(rows) > 30
+    assert "TRACKING" in (folder / "events.log").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -197,8 +197,8 @@ def estimator(given: Given, extra: Mapping[str, Any] | None = None) -> Lifecycle
 
 def front_end(
     given: Given, topics: Sequence[tuple[str, str]], parameters: Mapping[str, Any]
-) -> Node:
-    """The landmark front end.
+) -> LifecycleNode:
+    """The landmark front end, which configures and activates itself unless told otherwise.
 
     Args:
         given: The common arguments.
@@ -209,7 +209,8 @@ def front_end(
     node = _node(given, "landmark_frontend_node", "landmark_frontend")
     node["remappings"] = [*node["remappings"], *topics]
     section = ParameterFile(for_namespace(file, given["namespace"]))
-    return Node(**node, parameters=[section, dict(parameters)], cwd=str(file.parent))
+    chosen = {**_autostart(given), **parameters}
+    return LifecycleNode(**node, parameters=[section, chosen], cwd=str(file.parent))
 
 
 def plain_node(
@@ -246,7 +247,9 @@ def companions(given: Given) -> list[Node]:
         started.append(Node(package="foxglove_bridge", executable="foxglove_bridge"))
     if "record" in given and given.truth("record"):
         folder = {"output_dir": given["output_dir"]} if given["output_dir"] else {}
-        started.append(plain_node(given, "recorder_node", "dnls_recorder", folder))
+        section = ParameterFile(for_namespace(given.file("params_file"), given["namespace"]))
+        node = _node(given, "recorder_node", "dnls_recorder")
+        started.append(Node(**node, parameters=[section, folder]))
     return started
 
 
@@ -255,11 +258,14 @@ def _overrides(given: Given) -> dict[str, Any]:
     found: dict[str, Any] = {n: given[n] for n in ("device", "output_dir") if given[n]}
     if given.truth("use_sim_time"):
         found["use_sim_time"] = True
-    if given["autostart"]:
-        found["autostart"] = given.truth("autostart")
+    return found | _autostart(given)
+
+
+def _autostart(given: Given) -> dict[str, bool]:
+    """Whether a node starts itself, where that was given; what a manager starts does not."""
     if given.truth("use_lifecycle_manager"):
-        found["autostart"] = False
-    return found
+        return {"autostart": False}
+    return {"autostart": given.truth("autostart")} if given["autostart"] else {}
 
 
 def for_namespace(file: Path, namespace: str) -> str:
