@@ -21,6 +21,7 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.window.parameter_changes import apply_changes, read_rows, row_of
 from dnls_ros.window.parameter_table import NODE, SENSOR, TRACK, Row
 from dnls_ros.window.parameters import declared, flat, load_parameters
+from dnls_ros.window.sensors import loss_of
 
 ROOT = Path(__file__).parents[1]
 BASE: dict[str, Any] = {
@@ -223,6 +224,17 @@ def test_every_row_is_read_somewhere():
     code = "\n".join(p.read_text() for p in files if not p.name.startswith("parameter"))
     read = set(re.findall(r"\.([a-z_]+)\b", code))
     assert [name for name, row in ROWS.items() if row.name.split(".")[-1] not in read] == []
+
+
+def test_every_word_for_a_robust_loss_names_one():
+    words = ROWS["sensor.gps.robust"].choices
+    losses = {
+        word: loss_of(load_parameters(BASE | {"sensor.gps.robust": word}).sensor("gps"))
+        for word in words
+    }
+    assert losses.pop("none") is None
+    kinds = {word: type(loss).__name__.lower() for word, loss in losses.items()}
+    assert kinds == {word: word.replace("_", "") for word in losses}
 
 
 def test_all_changes_are_checked_together_or_none_applies():

@@ -17,6 +17,7 @@ import torch
 from dnls_ros.costs import between, partial_pose, prior, range_bearing
 from dnls_ros.lie import SE3
 from dnls_ros.problem import (
+    DCS,
     Cauchy,
     FactorGroup,
     GemanMcClure,
@@ -77,12 +78,13 @@ class SensorModel(Protocol):
 @lru_cache(maxsize=256)
 def loss_of(config: SensorConfig) -> Loss | None:
     """The configured robust loss."""
-    kinds: dict[str, type[Huber | Cauchy | GemanMcClure | Tukey | Welsch]] = {
+    kinds: dict[str, type[Huber | Cauchy | GemanMcClure | Tukey | Welsch | DCS]] = {
         "huber": Huber,
         "cauchy": Cauchy,
         "geman_mcclure": GemanMcClure,
         "tukey": Tukey,
         "welsch": Welsch,
+        "dcs": DCS,
     }
     kind = kinds.get(config.robust)
     return None if kind is None else kind(config.robust_scale)
