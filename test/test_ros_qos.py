@@ -48,7 +48,7 @@ pytestmark = [
 ODOMETRY = "nav_msgs/msg/Odometry"
 CAMERA = CameraIntrinsics(focal=(400.0, 400.0), center=(320.0, 240.0), width=640, height=480)
 OVERRIDES = {
-    "/odom": {"subscription": {"reliability": "reliable", "depth": 3}},
+    "/odom": {"subscription": {"reliability": "reliable", "depth": 50}},
     "/odometry/filtered": {"publisher": {"reliability": "best_effort"}},
 }
 RATE, COUNT = 10.0, 31
@@ -70,7 +70,7 @@ def parameters() -> dict[str, Any]:
         "sensor": {
             "turns": {**wheels, "differential": True, "axes": ["yaw"]},
             "speeds": {**wheels, "axes": ["vx", "vy"]},
-            "tags": {"type": "landmarks", "track": "head", "topic": "tags",
+            "tags": {"type": "landmarks", "track": "head", "topic": "tags", "qos.depth": 50,
                      "camera_info_topic": "camera_info", "extrinsic": [0.0] * 6},
         },
         "qos_overrides": OVERRIDES,
@@ -106,7 +106,7 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 said.twist.covariance = covariance.ravel()
                 odometry.publish(said)
                 images.publish(empty_image(stamp))
-                time.sleep(0.02)  # a queue of three is three messages deep
+                time.sleep(0.02)
             client = node.create_client(message_class("dnls_ros/srv/GetPoseAt"), SERVICE_NAME)
             wait_for(lambda: pose_at(client, 2.0).success, 20.0, "a pose")
             found["answer"] = pose_at(client, 2.0)
