@@ -183,7 +183,7 @@ class Player:
 
 def _qos(topic: str) -> QoSProfile:
     """Of a topic's publisher."""
-    latched = TF_TOPICS.get(topic.lstrip("/"), False)
+    latched = TF_TOPICS.get(topic.rpartition("/")[2], False)  # of a namespace too
     return QoSProfile(
         depth=DEPTH,
         reliability=ReliabilityPolicy.RELIABLE,

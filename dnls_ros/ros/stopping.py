@@ -1,12 +1,13 @@
 """The wish to end, from SIGINT or SIGTERM, heard from the first line of a node on.
 
 Importing takes seconds, and whoever ends a system while it starts means its nodes too. So a node
-that runs as a program calls `hold_signals` before its other imports; its main function then takes
-over what was heard.
+that runs as a program calls `hold_signals` before its other imports; its main function then asks
+for the flag that it looks at.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -31,21 +32,18 @@ class StopFlag:
         return self._set
 
 
-_held: list[StopFlag] = []
-"""Of a program that has not reached its main function."""
-
-
 def hold_signals() -> None:
-    """From now on signals do not end the process; what comes is kept for `stop_on_signals`."""
-    _held[:] = [_install()]
+    """Until `stop_on_signals` a signal ends the process at once, as a success.
+
+    There is nothing yet to take down; finishing the imports first could take longer than whoever
+    ends a system waits before it kills.
+    """
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 def stop_on_signals() -> StopFlag:
-    """A flag that SIGINT and SIGTERM set; set already if one came since `hold_signals`."""
-    return _held.pop() if _held else _install()
-
-
-def _install() -> StopFlag:
+    """A flag that SIGINT and SIGTERM set from now on."""
     flag = StopFlag()
     for number in SIGNALS:
         signal.signal(number, lambda *_: flag.set())
