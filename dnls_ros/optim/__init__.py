@@ -3,6 +3,7 @@
 from dnls_ros.optim.assembly import Assembly
 from dnls_ros.optim.dogleg import Dogleg
 from dnls_ros.optim.gauss_newton import GaussNewton
+from dnls_ros.optim.graduated import minimize_graduated
 from dnls_ros.optim.levenberg_marquardt import LevenbergMarquardt
 from dnls_ros.optim.method import Method, Model, Outcome, Proposal
 from dnls_ros.optim.minimize import Solution, Status, Tolerances, minimize
@@ -20,4 +21,5 @@ __all__ = [
     "Status",
     "Tolerances",
     "minimize",
+    "minimize_graduated",
 ]

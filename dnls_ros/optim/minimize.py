@@ -190,7 +190,7 @@ def minimize(
         DnlsError: A variable without factors, or a reference to an unknown variable.
     """
     stop = tolerances or Tolerances()
-    initial = _with_full_batch(problem, initial)
+    initial = with_full_batch(problem, initial)
     known = assembly or Assembly(problem, problem.structure(initial))
     known.symbolic(linear)
     if differentiable:
@@ -316,7 +316,7 @@ def _check_exhausted(
     progress.end(exhausted, Status.DAMPING_LIMIT)
 
 
-def _with_full_batch(problem: Problem, initial: Values) -> Values:
+def with_full_batch(problem: Problem, initial: Values) -> Values:
     """Values with the batch axis of the problem's data: each element can move by itself."""
     batch = max([initial.batch, *(group.batch for group in problem.values())])
     for name, element in initial.blocks.items():
