@@ -51,8 +51,8 @@ def stamp_of(seconds: float) -> int:
     return START + round(seconds * 1e9)
 
 
-def write_params(path: Path, parameters: dict[str, Any]) -> Path:
-    content = {"dnls_estimator": {"ros__parameters": parameters}}
+def write_params(path: Path, parameters: dict[str, Any], node: str = "dnls_estimator") -> Path:
+    content = {node: {"ros__parameters": parameters}}
     path.write_text(yaml.safe_dump(json.loads(json.dumps(content))))  # ROS reads no YAML aliases
     return path
 
