@@ -146,3 +146,13 @@ def test_the_session_gives_each_state_of_the_odometry_its_pose_by_tf() -> None:
     counters = session.estimator.counters["tool"]
     assert counters.accepted >= 37
     np.testing.assert_allclose(session.pose_at(T0 + 203 * MS).pose[0], 0.203, atol=2e-3)
+
+
+def test_where_the_others_are_switched_off_each_transform_is_a_sample() -> None:
+    session = Session(configuration())
+    assert session.set_sensor_enabled("odom", False).success
+    for k in range(20):
+        session.add_transforms([moved(T0 + k * 50 * MS)])
+    session.finish()
+    health = {s.name: s for s in session.status().sensors}["tool"]
+    assert health.accepted == 20

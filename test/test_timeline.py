@@ -245,3 +245,15 @@ def test_a_first_stamp_of_the_future_does_not_bind_the_rest() -> None:
     assert len(watch.jumps) == 1
     assert watch.balanced()
     assert watch.line.newest < at("a", 2).stamp
+
+
+def test_stragglers_may_be_older_than_the_time_that_has_passed_since() -> None:
+    watch = Watch(timeline())
+    watch.both(50, 53, 0.0)
+    watch.actions += watch.line.tick(at("a", 53.2).stamp)  # while messages wait
+    watch.actions += watch.line.jump(True, "clock callback")
+    for clock in (53.05, 53.1):
+        assert isinstance(watch.say("a", clock, clock)[0], Refused)
+    watch.both(10, 12, 0.0)
+    assert len(watch.jumps) == 1
+    assert len(watch.of(Refused)) == 2

@@ -50,7 +50,7 @@ class Commands(Restarts):
 
     def reset(self, why: str) -> Outcome:
         """Forgets every estimate; the next data that can start a track do so."""
-        for held in self._line.clear():
+        for held in self._line.clear(keep_clock=True):
             item = held.item
             self.estimator.feed(Rejection(item.sensor, item.stamp, Reason.PAUSED, f"reset: {why}"))
         self._restart(f"reset: {why}", forget_time=False)
@@ -99,6 +99,7 @@ class Commands(Restarts):
         for part in (self._line, self._frames, self._health, self._supervisor, self._meter):
             part.reconfigure(config)
         self._liveness.reconfigure(config)
+        self._tf_poses.reconfigure(config)
         text = "; ".join(f"{name}: {value}" for name, value in changes.items())
         self._say(Level.INFO, "param.change", text, **changes)
         self._conclude()
@@ -113,7 +114,7 @@ class Commands(Restarts):
         bad = check_content(m)
         if bad is not None:
             raise DnlsError(f"{bad[0].name}: {bad[1]}")
-        now = self._line.newest or self._line.clock
+        now = self._line.newest or self._line.present
         stamp = m.stamp or now
         self._check_time(stamp, now)
         if not m.frame:
@@ -142,9 +143,12 @@ class Commands(Restarts):
                 f"TOO_LATE: its stamp is {(now - stamp) * 1e-9:.3f} s old, the window keeps "
                 f"{window:g} s; stamp 0 means now"
             )
-        ahead = (stamp - max(now, self._line.clock)) * 1e-9
+        ahead = (stamp - self._line.present) * 1e-9
         if now and ahead > max(self.config.time.stamp_future_limit, 1.0):
-            raise DnlsError(f"FUTURE_STAMP: its stamp is {ahead:.3f} s ahead; stamp 0 means now")
+            raise DnlsError(
+                f"FUTURE_STAMP: its stamp is {ahead:.3f} s ahead of what the sensors' stamps say "
+                "is now: a window there would wait for data that never come; stamp 0 means now"
+            )
 
 
 def _differences(before: Any, after: Any, where: str = "") -> dict[str, str]:

@@ -66,16 +66,22 @@ class TfPoses:
 
     def __init__(self, config: EstimatorConfig, source: TransformSource) -> None:
         self._source = source
-        self._timeout = round(config.tf.timeout * 1e9)
         self._samplers = [
             _Sampler(s, config.track(s.track).parent_frame)
             for s in config.sensors
             if s.type == "tf_pose"
         ]
-        self._offsets = {s.name: round(s.stamp_offset * 1e9) for s in config.sensors}
         self._own = {s.sensor.name for s in self._samplers}
-        self._alone = all(s.name in self._own or not s.enabled for s in config.sensors)
         self._newest = 0
+        self.reconfigure(config)
+
+    def reconfigure(self, config: EstimatorConfig) -> None:
+        """Takes over a configuration of the same sensors."""
+        self._timeout = round(config.tf.timeout * 1e9)
+        for sampler in self._samplers:
+            sampler.sensor = config.sensor(sampler.sensor.name)
+        self._offsets = {s.name: round(s.stamp_offset * 1e9) for s in config.sensors}
+        self._alone = all(s.name in self._own or not s.enabled for s in config.sensors)
 
     def saw(self, m: Measurement) -> None:
         """A measurement of another sensor, as it arrived."""

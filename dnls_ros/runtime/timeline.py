@@ -121,6 +121,7 @@ class Timeline:
         self._last: dict[str, int] = {}
         self._newest = 0
         self._clock = 0
+        self._latency = 0
         self._clock_leapt = False
         self._stragglers_until: int | None = None
 
@@ -142,6 +143,11 @@ class Timeline:
     def clock(self) -> int:
         """The newest clock of the present [ns]; the newest stamp if none was given."""
         return self._clock or self._newest
+
+    @property
+    def present(self) -> int:
+        """What data of now would be stamped [ns]: the clock less their latency; 0: unknown."""
+        return max(self._newest, self._clock - self._latency if self._clock else 0)
 
     @property
     def held(self) -> dict[str, int]:
@@ -200,20 +206,23 @@ class Timeline:
         """The end of a recording: what is held is settled as what it most likely is."""
         return [*self._back.drop(), *self._too_far(self._ahead.drop())]
 
-    def clear(self) -> list[Arrived]:
-        """Forgets what time it is; what was held."""
+    def clear(self, keep_clock: bool = False) -> list[Arrived]:
+        """Forgets what time it is, or the stamps alone; what was held."""
         held = [*self._back.drop(), *self._ahead.drop()]
-        self._last, self._newest, self._clock, self._clock_leapt = {}, 0, 0, False
+        self._last, self._newest, self._clock_leapt = {}, 0, False
+        self._clock, self._stragglers_until = self._clock if keep_clock else 0, None
         return held
 
     def _straggles(self, clock: int | None) -> bool:
         """Whether a message is from before a clock's jump that was announced."""
         if self._stragglers_until is None or clock is None:
             return False
-        if clock < self._clock or clock > self._stragglers_until:
+        # One that waited here is a little older than the time that has passed meanwhile.
+        back = clock < self._clock - self._threshold // 2
+        if back or clock > self._stragglers_until:
             self._stragglers_until, self._clock = None, clock
             return False
-        self._clock = clock
+        self._clock = max(self._clock, clock)
         return True
 
     def _pass(self, clock: int) -> None:
@@ -270,7 +279,7 @@ class Timeline:
             if self._ahead.held and self._ahead.contradict():
                 out += self._too_far(self._ahead.drop())
         self._last[sensor] = max(self._last.get(sensor, 0), arrived.stamp)
-        self._newest = max(self._newest, arrived.stamp)
+        self._advance(arrived)
         self._clock_leapt = False
         return [*out, arrived]
 
@@ -305,5 +314,11 @@ class Timeline:
         self._clock = clock or 0
         for arrived in new:
             self._last[arrived.item.sensor] = arrived.stamp
-            self._newest = max(self._newest, arrived.stamp)
+            self._advance(arrived)
         return [*out, *new]
+
+    def _advance(self, arrived: Arrived) -> None:
+        """The newest stamp, and how far it is behind the clock."""
+        if arrived.stamp >= self._newest:
+            self._newest = arrived.stamp
+            self._latency = 0 if arrived.clock is None else arrived.clock - arrived.stamp
