@@ -28,7 +28,8 @@ from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.runtime.dump import load_window
 from dnls_ros.runtime.transforms import StampedTransform
 from dnls_ros.runtime.types import EstimatorState, SensorState
-from dnls_ros.window.measurements import Reason, Rejection
+from dnls_ros.window.estimator import Attempt
+from dnls_ros.window.measurements import PoseMeasurement, Reason, Rejection
 from dnls_ros.window.parameters import load_parameters
 from dnls_ros.window.results import PoseReason
 from dnls_ros.window.rigid import compose
@@ -524,3 +525,87 @@ def test_a_pose_set_for_one_track_leaves_the_other_where_it_is() -> None:
         last = record.steps[-1].tracks[track_name]
         off = truth((last.stamps[-1] - stamp_of(0)) * 1e-9)[:2] - last.poses[-1][:2]
         assert np.hypot(*off) < 0.1
+
+
+def test_events_after_a_reset_have_the_clock_s_stamp() -> None:
+    record = Recorder().send(drive(0, 2))
+    record.session.reset("asked for")
+    record.collect()
+    assert record.state is EstimatorState.INITIALIZING
+    assert record.since("reset").stamp == record.session.status().state_since > stamp_of(1.9)
+
+
+def test_a_reset_right_after_the_clock_s_jump_does_not_wait_for_the_old_time() -> None:
+    record = Recorder().send(drive(0, 5))
+    record.session.jump(backward=True, why="the clock went back")
+    record.session.reset("asked for")
+    record.send(drive(0, 4, shift=-100.0))
+    assert record.state is EstimatorState.TRACKING
+    assert record.errors(1, 4, shift=-100.0).max() < 0.1
+
+
+def test_silence_while_recovering_loses_the_estimate() -> None:
+    record = Recorder(configuration(recovery={"attempts": 20})).send(drive(0, 3))
+
+    def attempt(measurements, now, **options) -> Attempt:
+        return Attempt(None, None, None, {}, ZeroDivisionError("as told"))
+
+    original = record.session.estimator.attempt
+    record.session.estimator.attempt = attempt  # pyright: ignore[reportAttributeAccessIssue]
+    record.send(drive(3, 3.3))
+    assert record.state is EstimatorState.RECOVERING
+    record.wait(3.3, 6.0)
+    assert (record.state, record.reason) == (EstimatorState.LOST, "estimate.stale")
+    record.session.estimator.attempt = original  # pyright: ignore[reportAttributeAccessIssue]
+    record.send(drive(6, 8))
+    assert record.state is EstimatorState.TRACKING
+
+
+def test_what_waits_for_tf_is_not_used_in_a_pause() -> None:
+    config = configuration(fixes={**FIX, "extrinsic": []}, tf={"timeout": 1.0})
+    record = Recorder(config).send(drive(0, 2))
+    record.send([(2.02, fix(2.01, frame="gps"))])
+    before = record.session.estimator.counters["fix"].accepted
+    record.session.set_paused(True)
+    record.session.add_transforms([StampedTransform("map", "gps", 0, pose2(0, 0, 0))], True)
+    record.check()
+    assert record.reasons("fix") == {Reason.PAUSED: 1}
+    assert record.session.estimator.counters["fix"].accepted == before
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_pose_set_far_ahead_of_the_data_does_not_end_the_estimate(reset) -> None:
+    year = 3e7  # a recording played without its clock
+    record = Recorder().send([(a + year, m) for a, m in drive(0, 3)])
+    if reset:
+        record.session.reset("asked for")
+    record.session.advance(stamp_of(3 + year))
+    known = {"sensor": "", "frame": "map", "pose": truth(3), "covariance": 0.01 * np.eye(6)}
+    late = record.session.set_pose(PoseMeasurement(stamp=stamp_of(3 + year), **known))
+    assert not late.success
+    assert "FUTURE_STAMP" in late.message
+    assert record.session.set_pose(PoseMeasurement(stamp=0, **known)).success
+    record.send([(a + year, m) for a, m in drive(3.05, 5)])
+    assert record.state is EstimatorState.TRACKING
+    assert record.errors(3.2, 5).max() < 0.1
+
+
+def test_a_robot_with_one_slow_sensor_is_tracked_without_alarms() -> None:
+    config = configuration(sensors=["fix"], sensor={"fix": FIX})
+    record = Recorder(config).send(only(drive(0, 5, fixes=1.0), "fix"))
+    record.events.clear()
+    data = drive(5, 25, fixes=1.0)
+    for second in range(5, 25):
+        record.send([(a, m) for a, m in only(data, "fix") if second <= a < second + 1])
+        record.wait(second + 0.1, second + 0.9)
+    assert record.codes() == []
+    assert record.state is EstimatorState.TRACKING
+    record.wait(25, 29)
+    assert record.state is EstimatorState.LOST
+
+
+@pytest.mark.parametrize("rate", [1e-300, 5e-324, 1e-9])
+def test_a_trajectory_at_next_to_no_rate_is_one_pose(rate) -> None:
+    record = Recorder().send(drive(0, 2))
+    found = record.session.trajectory("", stamp_of(1), stamp_of(2), rate)
+    assert found.stamps.tolist() == [stamp_of(1)]

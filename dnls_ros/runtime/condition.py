@@ -45,7 +45,7 @@ def state_of(facts: Facts) -> tuple[EstimatorState, str]:
         return EstimatorState.LOST, facts.lost
     if not facts.data:
         return EstimatorState.UNINITIALIZED, ""
-    if facts.recovering:
+    if facts.recovering and not facts.silent:
         return EstimatorState.RECOVERING, facts.recovering
     if not facts.estimates:
         return EstimatorState.INITIALIZING, facts.waiting

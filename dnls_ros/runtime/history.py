@@ -141,7 +141,8 @@ def _grid(start: int, end: int, rate: float) -> Stamps:
     count = int((end - start) * 1e-9 * rate) + 1
     if count > MOST_POSES:
         raise DnlsError(f"trajectory: {count} poses asked for, at most {MOST_POSES} are given")
-    return start + np.round(np.arange(count) * (1e9 / rate)).astype(np.int64)
+    steps = np.arange(count) / rate if count > 1 else np.zeros(1)  # 1 / rate may be infinite
+    return start + np.round(steps * 1e9).astype(np.int64)
 
 
 def _twists(stamps: Stamps, poses: Array) -> Array | None:

@@ -12,6 +12,8 @@ from statistics import median
 from dnls_ros.window.config import EstimatorConfig
 
 PERIODS = 9
+FEWEST = 3
+"""Fewer say nothing of what is usual; of more, single dropouts do not change the median."""
 MISSED = 2.5
 """Usual periods between new states without a new one: where sensors are slow that is normal."""
 
@@ -48,7 +50,7 @@ class Liveness:
         """A state stamped ``stamp`` [ns] is the newest."""
         if stamp <= self._stamp:
             return
-        if self._alive is not None and not self.silent(now):
+        if self._alive is not None:
             self._periods.append(now - self._alive)
         self._stamp, self._alive = stamp, now
 
@@ -58,7 +60,8 @@ class Liveness:
 
     def silent(self, now: int) -> bool:
         """Whether there has been no new state for too long."""
-        limit = max(self._limit, MISSED * median(self._periods or [0]))
+        usual = median(self._periods) if len(self._periods) >= FEWEST else 0
+        limit = max(self._limit, MISSED * usual)
         return self._alive is not None and now - self._alive > limit
 
     def expired(self, now: int, started: bool) -> bool:

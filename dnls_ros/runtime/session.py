@@ -292,7 +292,8 @@ class Session(Commands):
     def _release(self, clock: int | None, behind: bool) -> None:
         """What waited for transforms, or has waited long enough."""
         for item in self._frames.release(clock):
-            self._feed(item, clock, behind)
+            ignored = self._paused and isinstance(item, Measurement)
+            self._feed(self._ignored(item) if ignored else item, clock, behind)
 
     def _feed(self, item: Measurement | Rejection, clock: int | None, behind: bool) -> None:
         """To the estimator's door, and the steps that it makes due."""
