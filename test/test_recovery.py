@@ -12,6 +12,7 @@ import pytest
 from session_rig import (
     FIX,
     GATED,
+    ODOMETRY,
     SECOND,
     Data,
     Recorder,
@@ -315,3 +316,33 @@ def test_a_leap_of_the_odometry_on_the_simulated_robot() -> None:
     assert story.worst(story.starts[1]) < 0.1
     assert story.codes["motion.leap"] == 1
     assert not story.codes["recovery.start"]
+
+
+@pytest.mark.parametrize("end", ["disabled", "silent"])
+def test_a_sensor_that_was_refused_long_ago_takes_nobody_s_hope(end) -> None:
+    """One outlier of another sensor is a suspect again once the refused one is gone."""
+    quiet = {**FIX, "axes": ["x", "y"]}  # cannot start a track
+    sensors = {"odometry": ODOMETRY, "fix": {**quiet, "gate_probability": 0.999}, "other": quiet}
+    config = configuration(
+        sensors=list(sensors),
+        sensor={name: {**one, "topic": name} for name, one in sensors.items()},
+        track={"init": {"mode": "params", "pose": [0.0] * 6}},
+        gate={"reopen_after": 0.0},
+    )
+    record = Recorder(config).send(
+        (a, replace(m, sensor="other")) if m.sensor == "fix" else (a, m) for a, m in drive(0, 2)
+    )
+    record.send(
+        (a, replace(m, pose=pose2(a**2, 30 * np.sin(9 * a), a)) if m.sensor == "fix" else m)
+        for a, m in drive(2, 4)
+    )
+    assert set(record.reasons("fix")) == {Reason.GATED}
+    if end == "disabled":
+        assert record.session.set_sensor_enabled("fix", False).success
+    seconds = 5.0 if end == "disabled" else 8.0
+    record.send((a, m) for a, m in drive(4, seconds) if m.sensor == "odometry")
+    outlier = fix(seconds, compose(pose2(3, 2, 0), truth(seconds)), sensor="other")
+    record.send([(seconds + 0.01, outlier)])
+    record.send((a, m) for a, m in drive(seconds, seconds + 1) if m.sensor == "odometry")
+    assert record.reasons("other") == {Reason.SUSPECT: 1}
+    assert record.errors(4, seconds + 1).max() < 0.3

@@ -90,7 +90,7 @@ class Supervisor:
         self._witness.forget()
         self.recovering, self.lost = "", ""
         self._failures = 0
-        self._refusing: dict[str, int] = {}
+        self._refusing: dict[str, tuple[int, int]] = {}  # since when, and when last
         self._told: dict[str, int] = {}
 
     def take(self) -> list[Event]:
@@ -166,7 +166,8 @@ class Supervisor:
             if verdict is None and not outside:
                 self._refusing.pop(m.sensor, None)
             elif refused:
-                self._refusing.setdefault(m.sensor, now)
+                since = self._refused_since(m.sensor, now)
+                self._refusing[m.sensor] = now if since is None else since, now
             if not sensor.ignition or not (refused or verdict is None):
                 continue
             track = result.tracks.get(sensor.track)
@@ -283,16 +284,23 @@ class Supervisor:
                 verdicts[k] = m, (Reason.SUSPECT, "it does not fit; removed by recovery")
         return count
 
+    def _refused_since(self, sensor: str, now: int) -> int | None:
+        """Since when a sensor is refused; None if it is not, or has said nothing for long."""
+        since, last = self._refusing.get(sensor, (0, now - DESPAIR))
+        return since if now - last < DESPAIR and self._config.sensor(sensor).enabled else None
+
     def _stuck(self, track: str, now: int) -> bool:
         """Whether sensors of a track that cannot start it have been refused for long."""
-        mine = [s for s in self._config.sensors if s.track == track and not s.ignition]
-        return any(now - self._refusing.get(s.name, now) >= CONFIRMATION for s in mine)
+        mine = [s.name for s in self._config.sensors if s.track == track and not s.ignition]
+        since = [t for name in mine if (t := self._refused_since(name, now)) is not None]
+        return now - min(since, default=now) >= CONFIRMATION
 
     def _without_hope(self, now: int) -> bool:
         """Whether a track is stuck that no absolute measurement will save soon."""
         for track in self._config.tracks:
             saviours = any(s.enabled for s in self._starters(track.name))
-            patience = now - min(self._refusing.values(), default=now)
+            since = [self._refused_since(name, now) or now for name in self._refusing]
+            patience = now - min(since, default=now)
             if self._stuck(track.name, now) and (not saviours or patience > DESPAIR):
                 return True
         return False
