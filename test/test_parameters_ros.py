@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,8 @@ from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 
 from dnls_ros.errors import DnlsError
+from dnls_ros.ros import reconfigure
+from dnls_ros.ros.inbox import Ask, Inbox
 from dnls_ros.ros.parameters import RefusedParameterError, TableNode, TableParameters
 from dnls_ros.runtime.types import Outcome
 from dnls_ros.window.config import EstimatorConfig
@@ -266,3 +270,32 @@ def test_descriptors_say_unit_range_and_when(rig: Rig):
     assert threads.additional_constraints == "1..64; set while inactive"
     assert threads.integer_range[0].to_value == 64
     assert not rig.node.describe_parameter("recovery.max_speed").floating_point_range
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_change_that_has_begun_is_waited_for_and_one_that_has_not_is_withdrawn(
+    begun, monkeypatch
+) -> None:
+    monkeypatch.setattr(reconfigure, "PATIENCE", 0.2)
+    config, told, changed, inbox = load_parameters(GIVEN), [], [], Inbox(["gps"])
+    late = threading.Event()
+
+    class Slow:
+        def reconfigure(self, config: EstimatorConfig) -> Outcome:
+            time.sleep(0.3)
+            changed.append(config)
+            return Outcome(True, "changed")
+
+    def solve() -> None:
+        if not begun:
+            late.wait(5.0)
+        ask = inbox.take(5.0)
+        assert isinstance(ask, Ask)
+        ask.reply(ask.function(Slow()))
+
+    solver = threading.Thread(target=solve)
+    solver.start()
+    outcome = reconfigure.Reconfiguring(inbox, told.append)(config)
+    late.set()
+    solver.join()
+    assert (outcome.success, len(changed), len(told)) == (begun, begun, begun)

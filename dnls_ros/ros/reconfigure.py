@@ -29,20 +29,27 @@ class Reconfiguring:
     def __call__(self, config: EstimatorConfig) -> Outcome:
         """What became of it."""
         answers: list[Any] = []
-        done, withdrawn = threading.Event(), threading.Event()
+        done, withdrawn, begun = threading.Event(), threading.Event(), threading.Event()
+        turn = threading.Lock()
 
         def reply(answer: Any) -> None:
             answers.append(answer)
             done.set()
 
         def change(session: Any) -> Outcome:
-            if withdrawn.is_set():
-                return Outcome(False, "came too late")
+            with turn:
+                if withdrawn.is_set():
+                    return Outcome(False, "came too late")
+                begun.set()
             return session.reconfigure(config)
 
         self._inbox.ask(Ask(change, reply))
         if not done.wait(PATIENCE):
-            withdrawn.set()
+            with turn:
+                if not begun.is_set():
+                    withdrawn.set()
+        # What has begun ends: an answer that it was refused would be a lie.
+        if withdrawn.is_set() or not done.wait(PATIENCE):
             return Outcome(False, f"the solver gave no answer within {PATIENCE:g} s")
         outcome = answers[0]
         if isinstance(outcome, Exception):
