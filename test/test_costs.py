@@ -39,6 +39,7 @@ from dnls_ros.costs import (
     quasi_static_push,
     random_walk,
     range_bearing,
+    snavely_reprojection,
     stereo_reprojection,
     tag_corners,
     velocity_prior,
@@ -293,6 +294,14 @@ def _alignment(channels: int) -> Case:
     return homography_alignment, arguments
 
 
+def _bundle(d: Draw) -> tuple[Any, ...]:
+    x = d.element(SE3)
+    p_camera = d.vector(3) * torch.tensor([1.0, 1.0, 0.3], dtype=F64)
+    p_camera = p_camera - torch.tensor([0.0, 0.0, 4.0], dtype=F64)
+    lens = torch.tensor([500.0, 0.1, 0.05], dtype=F64) * (1 + 0.2 * d.vector(3))
+    return x, lens, x.inverse() @ p_camera, 100 * d.vector(2)
+
+
 def _limits(d: Draw) -> tuple[Any, ...]:
     return d.tangent(5), -0.8 + 0.1 * d.vector(5), 0.6 + 0.1 * d.vector(1)
 
@@ -330,6 +339,7 @@ CASES: dict[str, Case] = {
     "quasi_static_push-point": _push(2),
     "homography_alignment-1": _alignment(1),
     "homography_alignment-3": _alignment(3),
+    "snavely_reprojection": (snavely_reprojection, _bundle),
     "hinge": (hinge, _limits),
     "velocity_prior": (velocity_prior, lambda d: (d.vector(6), d.vector(6))),
     "partial_pose-SE2": _partial(SE2),
@@ -668,6 +678,17 @@ def test_stereo_pixels_are_those_of_two_cameras_and_of_a_rectified_pair_only() -
     bent = camera("radtan").per_point()
     with pytest.raises(DnlsError, match="'plumb_bob', expected none; rectify"):
         stereo_reprojection.residual(body, mount, p, baseline, pixels, bent)
+
+
+def test_a_snavely_camera_is_a_pinhole_that_looks_along_minus_z() -> None:
+    x, lens, p, pixel = _bundle(Draw("normal"))
+    ahead = (x @ p) * torch.tensor([1.0, 1.0, -1.0], dtype=F64)
+    zero = torch.zeros_like(lens[..., :1])
+    coefficients = torch.cat([lens[..., 1:], zero, zero, zero], -1)
+    focal = lens[..., :1].expand(1, M, 2)
+    pinhole = PinholeCamera(focal, torch.zeros_like(focal), coefficients, "plumb_bob")
+    r = snavely_reprojection.residual(x, lens, p, pixel)
+    torch.testing.assert_close(r, pinhole.project(ahead) - pixel)
 
 
 def test_a_hinge_counts_only_what_is_beyond_the_limits() -> None:
