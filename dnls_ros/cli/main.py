@@ -25,11 +25,12 @@ from dnls_ros.cli import (
     params,
     replay,
     sim,
+    solve,
 )
 from dnls_ros.cli.common import Exit, Parser
 from dnls_ros.errors import DnlsError, UnreadableInputError
 
-COMMANDS = (sim, replay, doctor, evaluate, export, convert, params, migrate, bench, demo)
+COMMANDS = (sim, replay, doctor, evaluate, export, convert, params, migrate, bench, solve, demo)
 
 
 def build_parser() -> Parser:
