@@ -18,6 +18,7 @@ from dnls_ros.costs import (
     MIN_DEPTH,
     DistanceField,
     PinholeCamera,
+    bal_reprojection,
     between,
     body_twist,
     collision,
@@ -39,7 +40,6 @@ from dnls_ros.costs import (
     quasi_static_push,
     random_walk,
     range_bearing,
-    snavely_reprojection,
     stereo_reprojection,
     tag_corners,
     velocity_prior,
@@ -299,7 +299,8 @@ def _bundle(d: Draw) -> tuple[Any, ...]:
     p_camera = d.vector(3) * torch.tensor([1.0, 1.0, 0.3], dtype=F64)
     p_camera = p_camera - torch.tensor([0.0, 0.0, 4.0], dtype=F64)
     lens = torch.tensor([500.0, 0.1, 0.05], dtype=F64) * (1 + 0.2 * d.vector(3))
-    return x, lens, x.inverse() @ p_camera, 100 * d.vector(2)
+    camera = torch.cat([x.rotation.log(), x.translation, lens], -1)
+    return camera, x.inverse() @ p_camera, 100 * d.vector(2)
 
 
 def _limits(d: Draw) -> tuple[Any, ...]:
@@ -339,7 +340,7 @@ CASES: dict[str, Case] = {
     "quasi_static_push-point": _push(2),
     "homography_alignment-1": _alignment(1),
     "homography_alignment-3": _alignment(3),
-    "snavely_reprojection": (snavely_reprojection, _bundle),
+    "bal_reprojection": (bal_reprojection, _bundle),
     "hinge": (hinge, _limits),
     "velocity_prior": (velocity_prior, lambda d: (d.vector(6), d.vector(6))),
     "partial_pose-SE2": _partial(SE2),
@@ -680,14 +681,17 @@ def test_stereo_pixels_are_those_of_two_cameras_and_of_a_rectified_pair_only() -
         stereo_reprojection.residual(body, mount, p, baseline, pixels, bent)
 
 
-def test_a_snavely_camera_is_a_pinhole_that_looks_along_minus_z() -> None:
-    x, lens, p, pixel = _bundle(Draw("normal"))
-    ahead = (x @ p) * torch.tensor([1.0, 1.0, -1.0], dtype=F64)
+def test_a_bal_camera_is_a_pinhole_that_looks_along_minus_z() -> None:
+    nine, p, pixel = _bundle(Draw("normal"))
+    lens = nine[..., 6:]
+    ahead = (SO3.exp(nine[..., :3]).act(p) + nine[..., 3:6]) * torch.tensor(
+        [1.0, 1.0, -1.0], dtype=F64
+    )
     zero = torch.zeros_like(lens[..., :1])
     coefficients = torch.cat([lens[..., 1:], zero, zero, zero], -1)
     focal = lens[..., :1].expand(1, M, 2)
     pinhole = PinholeCamera(focal, torch.zeros_like(focal), coefficients, "plumb_bob")
-    r = snavely_reprojection.residual(x, lens, p, pixel)
+    r = bal_reprojection.residual(nine, p, pixel)
     torch.testing.assert_close(r, pinhole.project(ahead) - pixel)
 
 

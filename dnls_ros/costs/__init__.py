@@ -1,6 +1,6 @@
 """Costs with analytic Jacobians: poses, motion, cameras, images, maps, contact (layer 2)."""
 
-from dnls_ros.costs.bundle import snavely_reprojection as snavely_reprojection
+from dnls_ros.costs.bal import bal_reprojection as bal_reprojection
 from dnls_ros.costs.camera import MIN_DEPTH as MIN_DEPTH
 from dnls_ros.costs.camera import PinholeCamera as PinholeCamera
 from dnls_ros.costs.camera import landmark_reprojection as landmark_reprojection
