@@ -407,7 +407,7 @@ def end_at(moment: str, number: int, folder: Path, random_: random.Random) -> st
     """Ends a node at a moment; what went wrong, or ''."""
     with estimator(folder) as process, local_node("robot", free_domain()) as node:
         robot = Robot(node)
-        wait_for_handlers(process, number)
+        wait_for_handlers(process)
         if moment == "importing":
             time.sleep(random_.uniform(0.0, 3.0))
         elif moment == "configuring":
