@@ -94,6 +94,7 @@ class Questions(threading.Thread):
 def percentiles(values: list[float], scale: float = 1e3) -> dict[str, float]:
     """p50, p95, p99 and the largest, scaled."""
     numbers = scale * np.array(values or [np.nan])
+    numbers = numbers[np.isfinite(numbers)] if np.isfinite(numbers).any() else numbers
     out = {f"p{q}": float(np.percentile(numbers, q)) for q in (50, 95, 99)}
     return {**out, "max": float(numbers.max()), "count": len(values)}
 

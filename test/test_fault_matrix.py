@@ -81,6 +81,12 @@ CASES: dict[str, Case] = {
     "duplicates 30 %": Case(spoiled("duplicate:*:p=0.3"), Reason.DUPLICATE),
     "reordered 20 % by 0.2 s": Case(spoiled("reorder:*:p=0.2,s=0.2"), worst=0.4),
     "NaN in 20 %": Case(spoiled("nan:*:p=0.2"), Reason.NOT_FINITE),
+    "NaN in everything 1.5 s": Case(
+        spoiled("nan:*:p=1,at=5,for=1.5"), Reason.NOT_FINITE, back=6.5
+    ),
+    "zero stamps on everything 1.5 s": Case(
+        spoiled("zero_stamp:*:p=1,at=5,for=1.5"), Reason.ZERO_STAMP, back=6.5
+    ),
     "zero covariance": Case(spoiled("zero_covariance:absolute:p=0.5"), Reason.BAD_COVARIANCE),
     "negative covariance": Case(
         spoiled("negative_covariance:absolute:p=0.5"), Reason.BAD_COVARIANCE

@@ -23,6 +23,8 @@ RECENT = 2_000_000_000
 """Rejections are those of so much time [ns]."""
 FEWEST = 3
 """Fewer measurements say nothing about a ratio."""
+REDEEMED = 4
+"""Accepted in a row after which earlier refusals are over."""
 MISSED = 2.5
 """Periods without a message after which a slow sensor is stale."""
 PERIODS = 9
@@ -43,6 +45,7 @@ class SensorWatch:
     nis: deque[tuple[int, float]] = field(default_factory=deque[tuple[int, float]])
     periods: deque[int] = field(default_factory=lambda: deque[int](maxlen=PERIODS))
     bad: int = 0
+    good_in_a_row: int = 0
     last_arrival: int = 0
     last_stamp: int = 0
     stale: bool = False
@@ -61,6 +64,7 @@ class SensorWatch:
         if reason not in UNCOUNTED:
             self.verdicts.append((when, reason))
             self.bad += reason is not Reason.ACCEPTED
+            self.good_in_a_row = self.good_in_a_row + 1 if reason is Reason.ACCEPTED else 0
         self._forget_verdicts(when - RECENT)
 
     def _forget_verdicts(self, before: int) -> None:
@@ -82,8 +86,10 @@ class SensorWatch:
         return max(stale_after * 1e9, usual)
 
     def rejected(self, when: int) -> float:
-        """Share of recent measurements that were refused; 0 if there are too few."""
+        """Share of recent measurements that were refused; 0 if too few, or if that is over."""
         self._forget_verdicts(when - RECENT)
+        if self.good_in_a_row >= REDEEMED:
+            return 0.0
         return self.bad / len(self.verdicts) if len(self.verdicts) >= FEWEST else 0.0
 
 

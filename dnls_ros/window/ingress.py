@@ -24,7 +24,9 @@ from dnls_ros.window.measurements import (
 )
 
 REMEMBERED_STAMPS = 1 << 16
-"""Per sensor, to recognize duplicates: a window of 60 s at 1 kHz."""
+"""At most, per sensor, to recognize duplicates: a window of 60 s at 1 kHz."""
+REMEMBERED_WINDOWS = 4
+"""Older stamps are forgotten: what comes with them is too late, whether it is new or not."""
 LOG_LENGTH = 1 << 16
 """Settled measurements that wait for `Ingress.drain`; older ones are forgotten."""
 LATEST_STAMP = 1 << 62
@@ -99,7 +101,8 @@ class Ingress:
         self._queue: list[_Queued] = []
         self._log: deque[Settled] = deque(maxlen=LOG_LENGTH)
         self._too_late = too_late
-        self._seen = {s.name: _Recent(REMEMBERED_STAMPS) for s in config.sensors}
+        self._memory = round(REMEMBERED_WINDOWS * config.window.duration * 1e9)
+        self._seen = {s.name: _Recent(self._memory) for s in config.sensors}
         self._last_used = dict.fromkeys(self.sensors, -(1 << 62))
         self._sequence = dict.fromkeys(self.sensors, 0)
         self._latency: dict[int, float] = {}  # of what is not settled, by its identity
@@ -199,7 +202,7 @@ class Ingress:
         for queued in self._queue:
             self.settle(queued.measurement, (reason, text))
         self._queue = []
-        self._seen = {name: _Recent(REMEMBERED_STAMPS) for name in self.sensors}
+        self._seen = {name: _Recent(self._memory) for name in self.sensors}
         self._last_used = dict.fromkeys(self.sensors, -(1 << 62))
 
     @property
@@ -249,18 +252,26 @@ def _moved(m: Measurement, by: int) -> Measurement:
 
 
 class _Recent:
-    """The last N keys seen."""
+    """The keys (stamp, …) seen of late.
 
-    def __init__(self, size: int) -> None:
-        self._order: deque[tuple[int, int]] = deque(maxlen=size)
+    Args:
+        span: How much older than the newest a stamp may be to be remembered [ns].
+    """
+
+    def __init__(self, span: int) -> None:
+        self._span = span
+        self._newest = 0
+        self._order: deque[tuple[int, int]] = deque()
         self._known: set[tuple[int, int]] = set()
 
     def add(self, key: tuple[int, int]) -> bool:
         """False if the key is known."""
         if key in self._known:
             return False
-        if len(self._order) == self._order.maxlen:
-            self._known.discard(self._order[0])
+        self._newest = max(self._newest, key[0])
         self._order.append(key)
         self._known.add(key)
+        oldest = self._newest - self._span
+        while self._order[0][0] < oldest or len(self._order) > REMEMBERED_STAMPS:
+            self._known.discard(self._order.popleft())
         return True
