@@ -18,6 +18,8 @@ LARGEST_DISTANCE, LARGEST_ANGLE = 1e-3, 1e-3
 """How far live may be from the replay [m, rad]."""
 LEAST_SHARE = 0.9
 """Of the replay's poses that the live node must have published too."""
+STARTING = 1_000_000_000
+"""Poses of so long after the first are not compared [ns]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +28,7 @@ class LiveFigures:
 
     Attributes:
         trajectory: What the node published.
-        expected: Number of poses of the replay.
+        expected: Number of poses of the replay, without those of its first second.
         distances, angles: At equal stamps [m], [rad].
         exit_code: Of the node after SIGINT.
         rate: Times real time.
@@ -120,11 +122,16 @@ def compare_live(
         bag, params, rate, lambda sent: on_progress((sent.receive_stamp - start) * 1e-9 / duration)
     )
     on_progress(1.0)
-    _, here, there = np.intersect1d(live.trajectory.stamps, replayed.stamps, return_indices=True)
+    # A live node solves before an image or a fix that is on its way: for the first pose that
+    # matters, for later ones hardly.
+    settled = replayed.stamps >= start + STARTING
+    stamps = replayed.stamps[settled]
+    _, here, there = np.intersect1d(live.trajectory.stamps, stamps, return_indices=True)
+    there = np.flatnonzero(settled)[there]
     errors = pose_errors(live.trajectory.poses[here], replayed.poses[there])
     return LiveFigures(
         trajectory=live.trajectory,
-        expected=len(replayed),
+        expected=len(stamps),
         distances=np.linalg.norm(errors[:, :3], axis=1),
         angles=np.linalg.norm(errors[:, 3:], axis=1),
         exit_code=live.exit_code,
