@@ -22,6 +22,8 @@ UNKNOWN_VARIANCE = 1e6
 """On the diagonal where the estimator has no covariance [m², rad²]."""
 LARGEST_ENTRY = 1e12
 """Of a covariance: beyond it nothing is known, and squares may overflow at the receiver."""
+EXACT = 1e-15
+"""A smaller variance is none [m², rad²]: readers divide by its root and multiply by its square."""
 LEAST_VARIANCE = 1e-9
 """Of what is exact, such as z of a body on a plane [m², rad²]: certain, yet not zero."""
 
@@ -41,7 +43,7 @@ def usable_covariance(covariance: Array | None) -> Array:
     if diagonal.min() < -LEAST_VARIANCE:
         return unknown
     even = 0.5 * (covariance + covariance.T)
-    even = even + np.diag(np.where(diagonal <= 0.0, LEAST_VARIANCE - diagonal, 0.0))
+    even = even + np.diag(np.where(diagonal < EXACT, LEAST_VARIANCE - diagonal, 0.0))
     least = float(np.linalg.eigvalsh(even)[0])
     if least > 0.0:
         return even
