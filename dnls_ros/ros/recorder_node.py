@@ -1,6 +1,6 @@
 """Writes what an estimator says into files: trajectories, statistics of the solves, events.
 
-    ros2 run dnls_ros recorder_node --ros-args -p output_dir:=/tmp/runs
+    ros2 run dnls_ros recorder_node --ros-args -p output_dir:=runs
 
 Each start makes a folder of its own in ``output_dir``:
 
