@@ -9,8 +9,7 @@ from dnls_ros.costs.bal import bal_reprojection
 from dnls_ros.errors import UnreadableInputError
 from dnls_ros.io.bal import read_bal, write_bal
 from dnls_ros.linear import Dense, Schur
-from dnls_ros.optim import Tolerances, minimize
-from dnls_ros.optim.nielsen import NielsenLevenbergMarquardt
+from dnls_ros.optim import LevenbergMarquardt, Tolerances, minimize
 from dnls_ros.problem import check_jacobians
 
 F64 = torch.float64
@@ -44,7 +43,7 @@ def solved(bundle, iterations):
     linear = Schur("point", Dense())
     stop = Tolerances(1e-12, 0.0, 1e-8, iterations)
     start = bundle.initial()
-    return minimize(bundle.problem(), start, NielsenLevenbergMarquardt(), linear, stop)
+    return minimize(bundle.problem(), start, LevenbergMarquardt.ceres(), linear, stop)
 
 
 def test_dubrovnik_is_solved_exactly(dnls_data):

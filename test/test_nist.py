@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from dnls_ros.io.formula import FormulaError, compile_formula
 from dnls_ros.io.nist import correct_digits, read_nist, write_nist
 from dnls_ros.linear import Dense
 from dnls_ros.optim import LevenbergMarquardt, Tolerances, minimize
-from dnls_ros.optim.nielsen import NielsenLevenbergMarquardt
 
 F64 = torch.float64
 NAMES = (
@@ -29,8 +29,7 @@ def test_certified_values_are_reached_from_both_starts(dnls_data, name):
     one = read_nist(dnls_data(f"nist/{name}.dat"))
     stop = Tolerances(cost=0, step=1e-14, gradient=0, iterations=1000)
     for start in (1, 2):
-        base = LevenbergMarquardt(1e-4, largest=1e16, scaled=(name, start) not in IDENTITY)
-        method = NielsenLevenbergMarquardt(base)
+        method = replace(LevenbergMarquardt.ceres(), scaled=(name, start) not in IDENTITY)
         found = minimize(one.problem(), one.initial(start), method, Dense(), stop)
         assert one.digits(found.values["b"][0, 0]) > 6
         reached = correct_digits(2 * found.cost, torch.tensor(one.residual_sum, dtype=F64))

@@ -17,6 +17,7 @@ from dnls_ros.optim import (
     Assembly,
     Dogleg,
     GaussNewton,
+    Geometric,
     LevenbergMarquardt,
     Method,
     Model,
@@ -30,8 +31,20 @@ from dnls_ros.optim import (
 from dnls_ros.problem import Cauchy, Diagonal, Isotropic, Problem, Shared, Values, Variables, cost
 
 F64 = torch.float64
-METHODS: list[Method[Any]] = [GaussNewton(), LevenbergMarquardt(), Dogleg()]
-SAFE: list[Method[Any]] = [LevenbergMarquardt(), LevenbergMarquardt(scaled=False), Dogleg()]
+METHODS: list[Method[Any]] = [
+    GaussNewton(),
+    LevenbergMarquardt(),
+    LevenbergMarquardt.ceres(),
+    LevenbergMarquardt.nielsen(),
+    Dogleg(),
+]
+SAFE: list[Method[Any]] = [
+    LevenbergMarquardt(),
+    LevenbergMarquardt(scaled=False),
+    Dogleg(),
+    LevenbergMarquardt.ceres(),
+    LevenbergMarquardt.nielsen(),
+]
 SOLVERS: list[LinearSolver] = [Dense(), Cholmod(), Schur("point", Dense())]
 TIGHT = Tolerances(cost=0, step=1e-12, gradient=1e-12, iterations=200)
 
@@ -193,6 +206,9 @@ class Watched:
     def damping(self, state: Any) -> Tensor:
         return self.inner.damping(state)
 
+    def resumed(self, damping: Tensor) -> "Watched":
+        return Watched(self.inner.resumed(damping))
+
 
 @pytest.mark.parametrize(
     "method",
@@ -265,7 +281,7 @@ def test_a_rejected_step_is_never_called_converged(method: Method[Any]) -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS[:2], ids=named)
-@pytest.mark.parametrize("method", [*SAFE[:2], Dogleg(10.0)], ids=str)
+@pytest.mark.parametrize("method", [*SAFE[:2], Dogleg(10.0), LevenbergMarquardt.ceres()], ids=str)
 def test_a_step_to_where_the_residual_is_nan_is_rejected(
     method: Method[Any], solver: LinearSolver
 ) -> None:
@@ -535,7 +551,7 @@ def test_a_start_at_the_minimum_stays_there() -> None:
 
 def test_each_tolerance_ends_the_minimization_by_its_own_name() -> None:
     problem, initial = world(1)
-    damped = LevenbergMarquardt(initial=1.0, factor=1.01)
+    damped = LevenbergMarquardt(initial=1.0, rule=Geometric(1.01))
     for method, stop, status in (
         (LevenbergMarquardt(), Tolerances(1e-3, 0, 0, 100), Status.CONVERGED_MODEL),
         (damped, Tolerances(1e-3, 0, 0, 100), Status.CONVERGED_COST),
@@ -558,17 +574,17 @@ def test_a_step_that_the_model_expects_to_gain_nothing_is_not_tried(method: Any)
 
 def test_a_heavily_damped_step_never_counts_as_convergence_of_the_model() -> None:
     problem, initial = world(1)
-    stuck = LevenbergMarquardt(initial=1e6, factor=1.0001, largest=1e7)
+    stuck = LevenbergMarquardt(initial=1e6, rule=Geometric(1.0001))
     found = minimize(problem, initial, stuck, Dense(), Tolerances(1e-3, 0, 0, 3))
     assert Status.CONVERGED_MODEL not in found.status
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(DnlsError, match="0 < initial < largest and factor > 1"):
+    with pytest.raises(DnlsError, match="0 < initial ≤ largest"):
         LevenbergMarquardt(initial=0.0)
     with pytest.raises(DnlsError, match=r"step_size in \(0, 1\]"):
         GaussNewton(step_size=0.0)
-    with pytest.raises(DnlsError, match="0 < smallest < initial"):
+    with pytest.raises(DnlsError, match="0 < smallest ≤ initial"):
         Dogleg(initial=-1.0)
     for bad in (-1.0, math.nan):
         with pytest.raises(DnlsError, match="tolerances must not be negative"):

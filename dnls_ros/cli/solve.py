@@ -28,9 +28,16 @@ from dnls_ros.io.nist import PARAMETERS, Regression, correct_digits
 from dnls_ros.io.pose_graph import INITIALIZATIONS
 from dnls_ros.io.problem_file import ProblemFile, read_problem
 from dnls_ros.linear import SOLVER_NAMES, LinearSolver, Schur, choose_solver
-from dnls_ros.optim import Dogleg, GaussNewton, Solution, Tolerances, minimize
+from dnls_ros.optim import (
+    Dogleg,
+    GaussNewton,
+    LevenbergMarquardt,
+    Solution,
+    Status,
+    Tolerances,
+    minimize,
+)
 from dnls_ros.optim.method import Method
-from dnls_ros.optim.nielsen import NielsenLevenbergMarquardt
 from dnls_ros.problem import Values
 
 METHODS = ("lm", "gn", "dogleg")
@@ -130,8 +137,7 @@ def _method(name: str, damping: str) -> Method[Any]:
         return GaussNewton()
     if name == "dogleg":
         return Dogleg()
-    lm = NielsenLevenbergMarquardt()
-    return replace(lm, base=replace(lm.base, scaled=damping == "scaled"))
+    return replace(LevenbergMarquardt.ceres(), scaled=damping == "scaled")
 
 
 def _linear(name: str, loaded: ProblemFile, initial: Values) -> tuple[LinearSolver, str]:
@@ -168,6 +174,8 @@ def _figures(found: Solution, loaded: ProblemFile) -> dict[str, Any]:
         "status": status.value,
         "converged": status.converged,
     }
+    if status is Status.SINGULAR:
+        figures["unobservable"] = [str(one) for one in found.unobservable()]
     one = loaded.content
     if isinstance(one, Regression):
         b: Any = found.values[PARAMETERS]
@@ -191,7 +199,9 @@ def _plot(path: Path, before: ProblemFile, after: ProblemFile, title: str) -> No
 def _print(figures: Mapping[str, Any], files: Mapping[str, str]) -> None:
     rows: list[list[str]] = []
     for key, value in figures.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, list):
+            rows += [["unobservable", str(one)] for one in value]
+        elif isinstance(value, Mapping):
             rows += [[f"seconds {name}", f"{taken:.3f}"] for name, taken in value.items()]
         else:
             text = f"{value:.13g}" if isinstance(value, float) else str(value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from dnls_ros.linear import LinearSolver, Symbolic
 from dnls_ros.problem import NormalEquations, Problem, Structure, Values, cost_of, normal_equations
@@ -44,9 +45,28 @@ class Assembly:
         """S(x), (B,)."""
         return cost_of(self.problem, values, self.structure)
 
+    def costs(self, values: Values, steps: Tensor) -> Tensor:
+        """S(x ⊞ δ) of K steps for each batch element, all at once, (B, K).
+
+        Args:
+            values: x, (B, N, …).
+            steps: δ, (B, K, n).
+        """
+        batch, count, n = steps.shape
+        moved = values.map(lambda t: _repeated(t, batch, count)).retract(steps.reshape(-1, n))
+        problem = pytree.tree_map(
+            lambda t: _repeated(t, batch, count) if len(t) > 1 else t, self.problem
+        )
+        return cost_of(problem, moved, self.structure).view(batch, count)
+
     def symbolic(self, solver: LinearSolver) -> Symbolic:
         """The solver's symbolic analysis of this structure, made once and kept with it."""
         known = self.structure.symbolic
         if solver not in known:
             known[solver] = solver.analyze(self.structure.pattern)
         return known[solver]  # pyright: ignore[reportReturnType]  # the cache holds what analyze returned
+
+
+def _repeated(leaf: Tensor, batch: int, count: int) -> Tensor:
+    """(B|1, …) → (B · count, …), each element ``count`` times in a row."""
+    return leaf.expand(batch, *leaf.shape[1:]).repeat_interleave(count, 0)

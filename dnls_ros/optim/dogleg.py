@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.linear import solve
-from dnls_ros.optim.method import Model, Outcome, Proposal, solvable
+from dnls_ros.optim.method import Model, Outcome, Proposal, per_element, solvable
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,32 +23,33 @@ class RegionState:
     limit: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dogleg:
     """Along the path origin → Cauchy point → Gauss–Newton step (Nocedal & Wright, §4.1).
 
     Attributes:
-        initial: First radius, in the norm of the tangent.
+        initial: First radius, in the norm of the tangent: a number, or a tensor () or (B,).
         smallest: Below it the method gives up.
         minimal_gain: Steps with a smaller ρ are rejected.
     """
 
-    initial: float = 1.0
+    initial: float | Tensor = 1.0
     smallest: float = 1e-12
     minimal_gain: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not 0 < self.smallest < self.initial:
+        first = torch.as_tensor(self.initial).detach()
+        if not (self.smallest > 0 and bool((first >= self.smallest).all())):
             raise DnlsError(
-                "Dogleg needs 0 < smallest < initial, got "
-                f"smallest={self.smallest}, initial={self.initial}"
+                "Dogleg needs 0 < smallest ≤ initial, got "
+                f"smallest={self.smallest}, initial={first.tolist()}"
             )
 
     def init(self, model: Model) -> RegionState:
         """The same radius for all; corners come with the first proposal."""
         cost, gradient = model.normal.cost, model.normal.gradient
         none = torch.zeros_like(cost, dtype=torch.bool)
-        radius = torch.full_like(cost, self.initial).detach()
+        radius = per_element(self.initial, cost, "Dogleg: initial")
         return RegionState(
             radius, torch.zeros_like(gradient), torch.zeros_like(gradient), none, none
         )
@@ -100,6 +101,12 @@ class Dogleg:
     def damping(self, state: RegionState) -> Tensor:
         """1/radius."""
         return 1 / state.radius
+
+    def resumed(self, damping: Tensor) -> Dogleg:
+        """The same method from the radius 1/``damping`` (B,)."""
+        radius = (1 / damping).detach().clamp(min=self.smallest)
+        first = per_element(self.initial, damping, "Dogleg: initial")
+        return replace(self, initial=first * (radius / first).detach())
 
 
 def _dogleg(cauchy: Tensor, newton: Tensor, radius: Tensor) -> Tensor:

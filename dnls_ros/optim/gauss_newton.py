@@ -1,8 +1,11 @@
-"""Gauss–Newton: the linear model's step, or a fraction of it; no safeguard but finiteness."""
+"""Gauss–Newton: the linear model's step, or a fraction of it; no safeguard but finiteness.
+
+`OneShot` takes it once: all there is to do where residuals are linear.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,3 +54,40 @@ class GaussNewton:
     def damping(self, state: Tensor) -> Tensor:
         """None."""
         return torch.zeros(state.shape, dtype=torch.float64, device=state.device)
+
+    def resumed(self, damping: Tensor) -> GaussNewton:
+        """There is nothing to go on from."""
+        return self
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """One Gauss–Newton step, and no more: the solution of a linear problem.
+
+    Residuals that are not linear are not noticed: that takes another method.
+    """
+
+    def init(self, model: Model) -> Tensor:
+        """The state: (B,) whether the step was tried."""
+        return torch.zeros_like(model.normal.cost, dtype=torch.bool)
+
+    def propose(self, state: Tensor, model: Model, fresh: bool) -> tuple[Proposal, Tensor]:
+        """The Gauss–Newton step; a small one is taken too."""
+        proposal, state = GaussNewton().propose(state, model, fresh)
+        return replace(proposal, full=torch.zeros_like(proposal.full)), state
+
+    def update(self, state: Tensor, proposal: Proposal, outcome: Outcome) -> tuple[Tensor, Tensor]:
+        """Takes it if it is finite."""
+        return outcome.finite, torch.ones_like(state)
+
+    def exhausted(self, state: Tensor) -> Tensor:
+        """After one step."""
+        return state
+
+    def damping(self, state: Tensor) -> Tensor:
+        """None."""
+        return torch.zeros(state.shape, dtype=torch.float64, device=state.device)
+
+    def resumed(self, damping: Tensor) -> OneShot:
+        """There is nothing to go on from."""
+        return self

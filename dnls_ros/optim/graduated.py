@@ -20,7 +20,9 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.linear import LinearSolver
 from dnls_ros.optim.assembly import Assembly
 from dnls_ros.optim.method import Method
-from dnls_ros.optim.minimize import Solution, Tolerances, minimize, with_full_batch
+from dnls_ros.optim.minimize import minimize, with_full_batch
+from dnls_ros.optim.solution import Solution
+from dnls_ros.optim.status import Tolerances
 from dnls_ros.problem import FactorGroup, GemanMcClure, Problem, Values
 
 

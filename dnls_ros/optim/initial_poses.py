@@ -20,8 +20,9 @@ from torch import Tensor
 from dnls_ros.errors import DnlsError
 from dnls_ros.lie import SE2, SE3, Euclidean
 from dnls_ros.linear import LinearSolver, choose_solver
-from dnls_ros.optim.gauss_newton import GaussNewton
-from dnls_ros.optim.minimize import Tolerances, minimize
+from dnls_ros.optim.gauss_newton import OneShot
+from dnls_ros.optim.minimize import minimize
+from dnls_ros.optim.status import Tolerances
 from dnls_ros.problem import Cost, Isotropic, Problem, Values, Variables, cost
 from dnls_ros.problem.anchored import anchored_groups
 
@@ -207,7 +208,7 @@ def _solved(
     held: tuple[Tensor, Tensor],
     linear: LinearSolver | None,
 ) -> Tensor:
-    """The minimum of a linear cost, by one Gauss–Newton step: (B, N, k) for all ``ids``.
+    """The minimum of a linear cost, (B, N, k) for all ``ids``.
 
     Args:
         edges: Which variables each factor joins.
@@ -226,8 +227,7 @@ def _solved(
     refs = block[edges.first], block[edges.second]
     groups = anchored_groups("edges", chord, refs, (measured,), known, Isotropic(sigma))
     solver = linear or choose_solver("auto", len(free) * k, torch.device("cpu"))[0]
-    one_step = Tolerances(0, 0, 0, iterations=1)
-    found = minimize(Problem(groups), start, GaussNewton(), solver, one_step)
+    found = minimize(Problem(groups), start, OneShot(), solver, Tolerances(0, 0, 0))
     return cast(Tensor, found.values.merge(known)["x"])
 
 

@@ -2,69 +2,105 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.linear import solve
-from dnls_ros.optim.method import Model, Outcome, Proposal, solvable
+from dnls_ros.optim.damping import DampingRule, GainRatio, Geometric
+from dnls_ros.optim.method import Model, Outcome, Proposal, per_element, solvable
 
 NEXT_TO_NOTHING = 1e-3
 """A λ relative to diag(H) that changes a step by no more than that share."""
 
+LEAST_OF_FIRST = 1e-6
+"""Of D, relative to its own entries at the start."""
+
+LEAST = 1e-12
+"""Of D, relative to its largest entry: a direction without information would stay undamped."""
+
 
 @dataclass(frozen=True, eq=False)
 class DampingState:
-    """λ of each element, and whether its last system could be solved."""
+    """Each element's λ.
+
+    Attributes:
+        damping: (B,) λ.
+        growth: (B,) what the next rejected step multiplies λ by, for rules that go 2, 4, 8 …
+        floor: (B, n) of D, from the first model.
+        limit: (B,) no step within the largest λ was acceptable.
+    """
 
     damping: Tensor
-    solvable: Tensor
+    growth: Tensor
+    floor: Tensor
     limit: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LevenbergMarquardt:
-    """(H + λD) δ = −g, D = diag(H) or I; ρ = (S − S⁺) / ½δᵀ(λDδ − g) (Marquardt 1963).
+    """(H + λD) δ = −g with D = diag(H) or I; ρ = (S − S⁺) / ½δᵀ(λDδ − g) (Marquardt 1963).
 
     Attributes:
-        initial: First λ.
-        factor: λ is divided by it after a good step and multiplied after a rejected one.
+        initial: First λ: a number, or a tensor () or (B,), which can be learned.
+        rule: How λ changes: `Geometric`, `GainRatio` (Nielsen's and Ceres') or `Fixed`.
         largest: Beyond it the method gives up.
         smallest: Floor of λ.
         minimal_gain: Steps with a smaller ρ are rejected.
-        scaled: D = diag(H) (invariant to units) instead of I.
+        scaled: D = diag(H), ellipsoidal damping that is invariant to units, instead of I.
+        floor: Of the scaled D: ``"relative"`` to its largest entry, or ``"first"``: also to the
+            first D, so that a variable that loses its information on the way does not run away
+            (Ceres' bound of 1e-6 on scaled columns, but for columns next to nothing).
+        relative: λ starts at ``initial`` · max diag(H) (Nielsen's τ), for D = I.
     """
 
-    initial: float = 1e-5
-    factor: float = 10.0
+    initial: float | Tensor = 1e-5
+    rule: DampingRule = field(default_factory=Geometric)
     largest: float = 1e7
     smallest: float = 1e-12
     minimal_gain: float = 1e-4
     scaled: bool = True
+    floor: Literal["relative", "first"] = "relative"
+    relative: bool = False
 
     def __post_init__(self) -> None:
-        if not (0 < self.initial < self.largest and self.factor > 1):
+        first = torch.as_tensor(self.initial).detach()
+        if not bool(((first > 0) & (first <= self.largest)).all()):
             raise DnlsError(
-                "LevenbergMarquardt needs 0 < initial < largest and factor > 1, got "
-                f"initial={self.initial}, largest={self.largest}, factor={self.factor}"
+                "LevenbergMarquardt needs 0 < initial ≤ largest, got "
+                f"initial={first.tolist()}, largest={self.largest}"
             )
 
+    @classmethod
+    def ceres(cls, initial: float | Tensor = 1e-4) -> LevenbergMarquardt:
+        """As Ceres does it: scaled damping by the gain ratio, from a radius of 1e4."""
+        rule = GainRatio()
+        return cls(initial, rule, 1e32, 1e-16, minimal_gain=1e-3, scaled=True, floor="first")
+
+    @classmethod
+    def nielsen(cls, tau: float | Tensor = 1e-3) -> LevenbergMarquardt:
+        """As Nielsen does it: λI by the gain ratio, from τ · max diag(H)."""
+        return cls(tau, GainRatio(), 1e300, 1e-300, minimal_gain=0.0, scaled=False, relative=True)
+
     def init(self, model: Model) -> DampingState:
-        """The same λ for all."""
-        cost = model.normal.cost
-        return DampingState(
-            torch.full_like(cost, self.initial).detach(),
-            torch.ones_like(cost, dtype=torch.bool),
-            torch.zeros_like(cost, dtype=torch.bool),
-        )
+        """The first λ of each element."""
+        diagonal = model.diagonal().detach()
+        damping = per_element(self.initial, model.normal.cost, "LevenbergMarquardt: initial")
+        if self.relative:
+            damping = damping * diagonal.amax(1)
+        least = LEAST * diagonal.amax(1, keepdim=True)
+        floor = torch.where(diagonal > 0, LEAST_OF_FIRST * diagonal, least)
+        none = torch.zeros_like(damping, dtype=torch.bool)
+        return DampingState(damping, torch.full_like(damping.detach(), 2.0), floor, none)
 
     def propose(
         self, state: DampingState, model: Model, fresh: bool
     ) -> tuple[Proposal, DampingState]:
         """Solves the damped system."""
-        weight = state.damping[:, None] * self._scale(model)
+        weight = state.damping[:, None] * self._scale(model, state)
         positions = model.pattern.index("diagonal", weight.device)
         damped = model.normal.hessian.index_add(1, positions, weight)
         gradient = model.normal.gradient
@@ -73,21 +109,25 @@ class LevenbergMarquardt:
         full = (state.damping <= NEXT_TO_NOTHING) & self.scaled
         return Proposal(delta, decrease, solvable(delta), full), state
 
-    def _scale(self, model: Model) -> Tensor:
+    def _scale(self, model: Model, state: DampingState) -> Tensor:
         diagonal = model.diagonal().detach()
         if not self.scaled:
             return torch.ones_like(diagonal)
-        # A direction without information would stay undamped: a floor relative to the others.
-        return torch.maximum(diagonal, 1e-12 * diagonal.amax(1, keepdim=True))
+        if self.floor == "first":
+            return torch.maximum(diagonal, state.floor)
+        return torch.maximum(diagonal, LEAST * diagonal.amax(1, keepdim=True))
 
     def update(
         self, state: DampingState, proposal: Proposal, outcome: Outcome
     ) -> tuple[Tensor, DampingState]:
-        """Accepts by gain ratio; λ follows."""
+        """Accepts by gain ratio; λ follows by the rule."""
         accept = outcome.finite & ((outcome.gain > self.minimal_gain) | outcome.rounding)
-        damping = torch.where(accept, state.damping / self.factor, state.damping * self.factor)
-        limit = ~accept & (damping > self.largest)
-        return accept, DampingState(damping.clamp(self.smallest, self.largest), proposal.ok, limit)
+        factor = self.rule.factor(accept, outcome.gain, state.growth)
+        damping = state.damping * factor
+        limit = ~accept & ((damping > self.largest) | (factor == 1))
+        growth = torch.where(accept, 2.0, 2 * state.growth)
+        damping = damping.clamp(self.smallest, self.largest)
+        return accept, replace(state, damping=damping, growth=growth, limit=limit)
 
     def exhausted(self, state: DampingState) -> Tensor:
         """λ reached its limit without an acceptable step."""
@@ -96,3 +136,8 @@ class LevenbergMarquardt:
     def damping(self, state: DampingState) -> Tensor:
         """λ."""
         return state.damping
+
+    def resumed(self, damping: Tensor) -> LevenbergMarquardt:
+        """The same method from λ (B,), with the derivatives of the λ that it began with."""
+        first = per_element(self.initial, damping, "LevenbergMarquardt: initial")
+        return replace(self, initial=first * (damping / first).detach(), relative=False)

@@ -7,12 +7,14 @@ All decisions are masks over the batch: elements never wait for or harm one anot
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from dnls_ros.errors import DnlsError
 from dnls_ros.linear import Symbolic
 from dnls_ros.problem import NormalEquations, Pattern
 
@@ -21,11 +23,19 @@ State = TypeVar("State")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """The quadratic model S + gᵀδ + ½δᵀHδ at the current point, and the means to solve it."""
+    """The quadratic model S + gᵀδ + ½δᵀHδ at the current point, and the means to solve it.
+
+    Attributes:
+        normal: H, g and S.
+        pattern: Of H.
+        symbolic: Solves with matrices like H.
+        costs: S(x ⊞ δ) of steps (B, K, n), K for each batch element; (B, K).
+    """
 
     normal: NormalEquations
     pattern: Pattern
     symbolic: Symbolic
+    costs: Callable[[Tensor], Tensor]
 
     def diagonal(self) -> Tensor:
         """diag(H), (B, n)."""
@@ -59,6 +69,21 @@ class Proposal:
     full: Tensor
 
 
+def per_element(number: float | Tensor, like: Tensor, what: str) -> Tensor:
+    """A setting as a tensor (B,) in dtype and on device of ``like`` (B,); keeps its derivatives.
+
+    Raises:
+        DnlsError: It has other axes than () or (B,).
+    """
+    given = torch.as_tensor(number, dtype=like.dtype, device=like.device)
+    if given.ndim > 1 or (given.ndim == 1 and len(given) != len(like)):
+        raise DnlsError(
+            f"{what} has shape {tuple(given.shape)}, expected a number or one per batch element, "
+            f"({len(like)},)"
+        )
+    return given.expand_as(like)
+
+
 def solvable(step: Tensor) -> Tensor:
     """(B,) whether a linear solve succeeded: solvers mark failed elements by NaN."""
     return step.isfinite().all(1)
@@ -80,7 +105,7 @@ class Outcome:
 
 
 class Method(Protocol[State]):
-    """Gauss–Newton, Levenberg–Marquardt, Dogleg: siblings under one loop."""
+    """Gauss–Newton, Levenberg–Marquardt, Dogleg, sampling: siblings under one loop."""
 
     def init(self, model: Model) -> State:
         """The state before the first step."""
@@ -95,9 +120,16 @@ class Method(Protocol[State]):
         ...
 
     def exhausted(self, state: State) -> Tensor:
-        """(B,) elements for which the method has nothing left to try."""
+        """(B,) elements for which the method has nothing left to try.
+
+        After a step that was accepted: it has done all that it does.
+        """
         ...
 
     def damping(self, state: State) -> Tensor:
         """(B,) λ or 1/radius, for reports."""
+        ...
+
+    def resumed(self, damping: Tensor) -> Self:
+        """The same method as it goes on from `damping` (B,), derivatives of its settings kept."""
         ...

@@ -11,134 +11,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.linear import Factorization, LinearSolver
+from dnls_ros.linear import LinearSolver, Symbolic
 from dnls_ros.optim.assembly import Assembly
+from dnls_ros.optim.history import Callback, Iteration
 from dnls_ros.optim.method import Method, Model, Outcome, Proposal
+from dnls_ros.optim.solution import Solution
+from dnls_ros.optim.status import CODES, STATUSES, Status, Tolerances
 from dnls_ros.problem import Problem, Values
-
-
-class Status(Enum):
-    """How the minimization of one batch element ended."""
-
-    RUNNING = "still running"
-    CONVERGED_COST = "converged: an accepted step decreased the cost by less than its tolerance"
-    CONVERGED_MODEL = "converged: a full step would decrease the cost by less than its tolerance"
-    CONVERGED_STEP = "converged: an accepted step was shorter than its tolerance"
-    CONVERGED_GRADIENT = "converged: the gradient is below its tolerance"
-    MAX_ITERATIONS = "stopped: the iteration limit was reached"
-    DEADLINE = "stopped: the time budget was used up; the best values so far are returned"
-    DAMPING_LIMIT = "failed: no step within the damping limit decreases the cost"
-    SINGULAR = "failed: the normal equations are singular; some direction has no information"
-    STEP_NOT_FINITE = "failed: the last step leads to where the cost is not finite"
-    NOT_FINITE = "failed: the cost is not finite at the starting values"
-
-    @property
-    def converged(self) -> bool:
-        """Whether a tolerance was met."""
-        return self in (
-            Status.CONVERGED_MODEL,
-            Status.CONVERGED_COST,
-            Status.CONVERGED_STEP,
-            Status.CONVERGED_GRADIENT,
-        )
-
-
-_CODES = {status: code for code, status in enumerate(Status)}
-_STATUSES = tuple(Status)
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """When to stop.
-
-    Attributes:
-        cost: Relative decrease of the cost by an accepted step; 0 = not looked at.
-        step: Largest entry of an accepted step [m, rad].
-        gradient: Largest entry of the gradient.
-        iterations: Limit on trials, rejected ones included.
-        seconds: Wall-clock budget, None = unlimited (and then the result depends on no clock).
-    """
-
-    cost: float = 1e-6
-    step: float = 1e-7
-    gradient: float = 1e-8
-    iterations: int = 50
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.cost >= 0 and self.step >= 0 and self.gradient >= 0 and self.iterations >= 0):
-            raise DnlsError(f"tolerances must not be negative, got {self}")
-
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """The result of a minimization.
-
-    Attributes:
-        values: After the last accepted step; unless the method goes uphill (Gauss–Newton), the
-            best that were found.
-        status: One per batch element.
-        cost: (B,) final objective.
-        initial_cost: (B,).
-        iterations: (B,) trials of each element, rejected ones included.
-        accepted: (B,) accepted steps.
-        damping: (B,) final λ or 1/radius.
-        largest_gradient: (B,) largest entry of the gradient at the last linearization.
-        largest_step: (B,) largest entry of the last step that was accepted [m, rad]; 0 before one.
-        hessian: (B, nnz) of the last linearization: at the values, or before the last step of an
-            element that converged by it.
-        assembly: The problem over its structure.
-        linear: The solver that was used.
-    """
-
-    values: Values
-    status: tuple[Status, ...]
-    cost: Tensor
-    initial_cost: Tensor
-    iterations: Tensor
-    accepted: Tensor
-    damping: Tensor
-    largest_gradient: Tensor
-    largest_step: Tensor
-    hessian: Tensor
-    assembly: Assembly
-    linear: LinearSolver
-
-    def last_factorization(self) -> Factorization:
-        """The factor of the last linearization: as good as `factorization` for a covariance.
-
-        It differs by the curvature over the last step and costs no linearization.
-        """
-        return self.assembly.symbolic(self.linear).factorize(self.hessian)
-
-    def factorization(self) -> Factorization:
-        """The Cholesky factor of the undamped H at the solution, for marginals and adjoints."""
-        with torch.inference_mode():
-            hessian = self.assembly.normal_equations(self.values).hessian
-        return self.assembly.symbolic(self.linear).factorize(hessian.clone())
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Solution:
-        """The same solution with ``function`` applied to each of its tensors."""
-        return replace(
-            self,
-            values=self.values.map(function),
-            cost=function(self.cost),
-            initial_cost=function(self.initial_cost),
-            iterations=function(self.iterations),
-            accepted=function(self.accepted),
-            damping=function(self.damping),
-            largest_gradient=function(self.largest_gradient),
-            largest_step=function(self.largest_step),
-            hessian=function(self.hessian),
-        )
 
 
 @dataclass
@@ -147,6 +34,8 @@ class _Progress:
 
     values: Values
     cost: Tensor
+    best: Values
+    best_cost: Tensor
     running: Tensor
     status: Tensor
     iterations: Tensor
@@ -155,7 +44,7 @@ class _Progress:
 
     def end(self, mask: Tensor, status: Status) -> None:
         """Ends the running elements of ``mask``."""
-        self.status = self.status.masked_fill(self.running & mask, _CODES[status])
+        self.status = self.status.masked_fill(self.running & mask, CODES[status])
         self.running = self.running & ~mask
 
 
@@ -168,6 +57,7 @@ def minimize(
     *,
     assembly: Assembly | None = None,
     differentiable: bool = False,
+    callback: Callback | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Solution:
     """Minimizes ½Σρ(‖L r(x)‖²) from ``initial``.
@@ -184,6 +74,8 @@ def minimize(
         assembly: The problem over a structure that is known already (a window's); made here
             otherwise.
         differentiable: Record the iterations for autograd (unrolling).
+        callback: Sees the start and every iteration, and may stop by returning True; a `History`
+            keeps them.
         clock: Monotonic seconds, read only when there is a time budget.
 
     Raises:
@@ -193,10 +85,11 @@ def minimize(
     initial = with_full_batch(problem, initial)
     known = assembly or Assembly(problem, problem.structure(initial))
     known.symbolic(linear)
+    loop = partial(_loop, known, initial, method, linear, stop, callback, clock)
     if differentiable:
-        return _loop(known, initial, method, linear, stop, clock)
+        return loop()
     with torch.inference_mode():  # a sixth faster than without gradients
-        found = _loop(known, initial, method, linear, stop, clock)
+        found = loop()
     return found.map(Tensor.clone)  # copies may enter autograd again
 
 
@@ -206,16 +99,18 @@ def _loop(
     method: Method[Any],
     linear: LinearSolver,
     stop: Tolerances,
+    callback: Callback | None,
     clock: Callable[[], float],
 ) -> Solution:
     deadline = None if stop.seconds is None else clock() + stop.seconds
     symbolic = assembly.symbolic(linear)
-    model = Model(assembly.normal_equations(initial), assembly.structure.pattern, symbolic)
+    model = model_at(assembly, initial, symbolic)
     first = model.normal.cost
     progress = _start(initial, model, stop)
     state = method.init(model)
+    _report(callback, 0, progress, model, method.damping(state))
     fresh = True
-    for _ in range(stop.iterations):
+    for k in range(stop.iterations):
         if not bool(progress.running.any()):
             break
         if deadline is not None and clock() >= deadline:
@@ -228,7 +123,7 @@ def _loop(
         trial = progress.values.retract(_masked(proposal, progress.running))
         trial_cost = assembly.cost(trial).detach()
         decrease = progress.cost - trial_cost
-        outcome = _judge(progress.cost, decrease, proposal)
+        outcome = judge(progress.cost, decrease, proposal)
         accept, state = method.update(state, proposal, outcome)
         accept = accept & progress.running
         progress.iterations = progress.iterations + progress.running
@@ -237,33 +132,73 @@ def _loop(
             _move(progress, accept, trial, trial_cost)
             progress.step = torch.where(accept, proposal.delta.abs().amax(1), progress.step)
             _check_step(progress, accept, decrease, proposal, stop)
-        _check_exhausted(progress, method.exhausted(state), proposal, trial_cost)
+        _check_exhausted(progress, method.exhausted(state), accept, proposal, outcome)
         fresh = moved and bool(progress.running.any())
         if fresh:
-            model = Model(assembly.normal_equations(progress.values), model.pattern, symbolic)
+            model = model_at(assembly, progress.values, symbolic)
             progress.end(_gradient_small(model, stop), Status.CONVERGED_GRADIENT)
+        _report(callback, k + 1, progress, model, method.damping(state))
     progress.end(progress.running, Status.MAX_ITERATIONS)
+    return _solution(progress, first, method.damping(state), model, assembly, linear)
+
+
+def model_at(assembly: Assembly, values: Values, symbolic: Symbolic) -> Model:
+    """The linear model at ``values``."""
+    normal, pattern = assembly.normal_equations(values), assembly.structure.pattern
+    return Model(normal, pattern, symbolic, partial(assembly.costs, values))
+
+
+def _solution(
+    progress: _Progress,
+    first: Tensor,
+    damping: Tensor,
+    model: Model,
+    assembly: Assembly,
+    linear: LinearSolver,
+) -> Solution:
+    recorded = torch.is_grad_enabled()
     return Solution(
-        progress.values,
-        tuple(_STATUSES[code] for code in progress.status.tolist()),
-        assembly.cost(progress.values) if torch.is_grad_enabled() else progress.cost,
-        first,
-        progress.iterations,
-        progress.accepted,
-        method.damping(state),
-        model.normal.gradient.detach().abs().amax(1),
-        progress.step.detach(),
-        model.normal.hessian,
-        assembly,
-        linear,
+        values=progress.values,
+        best=progress.best,
+        status=tuple(STATUSES[code] for code in progress.status.tolist()),
+        cost=assembly.cost(progress.values) if recorded else progress.cost,
+        best_cost=progress.best_cost.detach(),
+        initial_cost=first,
+        iterations=progress.iterations,
+        accepted=progress.accepted,
+        damping=damping.detach(),
+        largest_gradient=model.normal.gradient.detach().abs().amax(1),
+        largest_step=progress.step.detach(),
+        hessian=model.normal.hessian,
+        assembly=assembly,
+        linear=linear,
     )
+
+
+def _report(
+    callback: Callback | None, index: int, progress: _Progress, model: Model, damping: Tensor
+) -> None:
+    if callback is None:
+        return
+    gradient = model.normal.gradient.detach().abs().amax(1)
+    seen = Iteration(
+        index,
+        progress.values.map(lambda t: t.detach().clone()),
+        progress.cost.detach().clone(),
+        progress.running.clone(),
+        progress.accepted.clone(),
+        damping.detach().clone(),
+        gradient,
+    )
+    if callback(seen):
+        progress.end(progress.running, Status.STOPPED)
 
 
 def _start(initial: Values, model: Model, stop: Tolerances) -> _Progress:
     cost = model.normal.cost
     count = torch.zeros(cost.shape, dtype=torch.int64, device=cost.device)
     still = torch.zeros_like(cost)
-    progress = _Progress(initial, cost, count == 0, count, count, count, still)
+    progress = _Progress(initial, cost, initial, cost, count == 0, count, count, count, still)
     progress.end(~cost.isfinite(), Status.NOT_FINITE)
     progress.end(_gradient_small(model, stop), Status.CONVERGED_GRADIENT)
     return progress
@@ -274,8 +209,9 @@ def _gradient_small(model: Model, stop: Tolerances) -> Tensor:
 
 
 def _masked(proposal: Proposal, running: Tensor) -> Tensor:
-    """Zero steps for elements that have ended or were not solvable: theirs may be NaN."""
-    return proposal.delta.masked_fill(~(running & proposal.ok)[:, None], 0.0)
+    """Zero steps for elements that have ended or have no finite one."""
+    good = running & proposal.ok & proposal.delta.isfinite().all(1)
+    return proposal.delta.masked_fill(~good[:, None], 0.0)
 
 
 def _idle(cost: Tensor, proposal: Proposal, stop: Tolerances) -> Tensor:
@@ -284,7 +220,8 @@ def _idle(cost: Tensor, proposal: Proposal, stop: Tolerances) -> Tensor:
     return proposal.ok & proposal.full & small
 
 
-def _judge(cost: Tensor, decrease: Tensor, proposal: Proposal) -> Outcome:
+def judge(cost: Tensor, decrease: Tensor, proposal: Proposal) -> Outcome:
+    """The gain ratio, and what cannot be judged by it."""
     finite = proposal.ok & decrease.isfinite() & proposal.delta.isfinite().all(1)
     noise = 16 * torch.finfo(cost.dtype).eps * cost.abs()
     rounding = finite & (torch.maximum(decrease.abs(), proposal.decrease.abs()) <= noise)
@@ -296,6 +233,12 @@ def _move(progress: _Progress, accept: Tensor, trial: Values, cost: Tensor) -> N
     progress.values = trial if bool(accept.all()) else trial.where(accept, progress.values)
     progress.cost = torch.where(accept, cost, progress.cost)
     progress.accepted = progress.accepted + accept
+    behind = progress.cost > progress.best_cost
+    if bool(behind.any()):
+        progress.best = progress.best.where(behind, progress.values)
+    else:
+        progress.best = progress.values
+    progress.best_cost = torch.minimum(progress.cost, progress.best_cost)
 
 
 def _check_step(
@@ -309,10 +252,11 @@ def _check_step(
 
 
 def _check_exhausted(
-    progress: _Progress, exhausted: Tensor, proposal: Proposal, trial: Tensor
+    progress: _Progress, exhausted: Tensor, accept: Tensor, proposal: Proposal, outcome: Outcome
 ) -> None:
+    progress.end(exhausted & accept, Status.DONE)
     progress.end(exhausted & ~proposal.ok, Status.SINGULAR)
-    progress.end(exhausted & ~trial.isfinite(), Status.STEP_NOT_FINITE)
+    progress.end(exhausted & ~outcome.finite, Status.STEP_NOT_FINITE)
     progress.end(exhausted, Status.DAMPING_LIMIT)
 
 

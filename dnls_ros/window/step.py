@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.linear import Factorization, LinearSolver
-from dnls_ros.optim import LevenbergMarquardt, Solution, Status, Tolerances, minimize
+from dnls_ros.optim import Geometric, LevenbergMarquardt, Solution, Status, Tolerances, minimize
 from dnls_ros.problem import FactorGroup, Group, Problem, StructureCache, Values
 from dnls_ros.window.absorb import Registry, absorb
 from dnls_ros.window.admission import Statistics, admit
@@ -179,7 +179,9 @@ class StepRunner:
             solver.max_iterations,
             None if self.config.deterministic else solver.time_budget,
         )
-        method = LevenbergMarquardt(solver.lambda_init, solver.lambda_factor, solver.lambda_max)
+        method = LevenbergMarquardt(
+            solver.lambda_init, Geometric(solver.lambda_factor), solver.lambda_max
+        )
         return minimize(problem, values, method, self.linear, stop, assembly=assembly)
 
     def _slide(self, draft: Draft) -> Marginalized | None:
