@@ -15,3 +15,7 @@ class UnavailableError(DnlsError):
 
 class UnreadableInputError(DnlsError):
     """A recording or file that is missing, truncated, empty or not of the kind its name says."""
+
+
+class DnlsWarning(UserWarning):
+    """Something that works, but probably not as it was meant; the message says why."""

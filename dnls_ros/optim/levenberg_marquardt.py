@@ -110,7 +110,7 @@ class LevenbergMarquardt:
         return Proposal(delta, decrease, solvable(delta), full), state
 
     def _scale(self, model: Model, state: DampingState) -> Tensor:
-        diagonal = model.diagonal().detach()
+        diagonal = model.diagonal()
         if not self.scaled:
             return torch.ones_like(diagonal)
         if self.floor == "first":

@@ -120,7 +120,8 @@ def _loop(
         progress.end(_idle(progress.cost, proposal, stop), Status.CONVERGED_MODEL)
         if not bool(progress.running.any()):
             break
-        trial = progress.values.retract(_masked(proposal, progress.running))
+        step = step_of(proposal).masked_fill(~progress.running[:, None], 0.0)
+        trial = progress.values.retract(step)
         trial_cost = assembly.cost(trial).detach()
         decrease = progress.cost - trial_cost
         outcome = judge(progress.cost, decrease, proposal)
@@ -208,9 +209,9 @@ def _gradient_small(model: Model, stop: Tolerances) -> Tensor:
     return model.normal.gradient.detach().abs().amax(1) <= stop.gradient
 
 
-def _masked(proposal: Proposal, running: Tensor) -> Tensor:
-    """Zero steps for elements that have ended or have no finite one."""
-    good = running & proposal.ok & proposal.delta.isfinite().all(1)
+def step_of(proposal: Proposal) -> Tensor:
+    """The proposed steps (B, n), zero for elements that have no finite one."""
+    good = proposal.ok & proposal.delta.isfinite().all(1)
     return proposal.delta.masked_fill(~good[:, None], 0.0)
 
 

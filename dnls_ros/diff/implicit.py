@@ -1,0 +1,207 @@
+"""Derivatives of a solution with respect to everything that shaped the problem.
+
+At a minimum g(x*, θ) = 0, so dL/dθ = −uᵀ ∂g/∂θ with H u = ∂L/∂x*: one step x* ⊞ (−H⁻¹ g) whose
+value is zero and whose derivative is exact, H held fixed. H here is the *Hessian* JᵀWJ + Σ rₖ∇²rₖ,
+applied by double backward and solved by refinement with the cached Gauss–Newton factor, u ← u +
+H_GN⁻¹(v − H u); where that stalls or diverges (strongly robust losses, large residuals) by
+preconditioned conjugate gradients, then by MINRES. Gauss–Newton alone is cheaper and biased unless
+residuals vanish (Theseus, §3.2, uses it).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from dnls_ros.diff.adjoint import Minimizer, alive, attached, detached, without_graph
+from dnls_ros.diff.krylov import Operator, conjugate_gradients, minres
+from dnls_ros.errors import DnlsError, DnlsWarning
+from dnls_ros.linear import Factorization
+from dnls_ros.optim import Solution
+from dnls_ros.problem import Problem, Values, requires_grad, zero_step
+
+ATTAINABLE = 1e-6
+"""Relative residual that is good enough where rounding admits no better one."""
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """The implicit function theorem at the solution: memory does not grow with iterations.
+
+    Initial values get no gradient, and neither do batch elements whose cost is not finite.
+
+    Attributes:
+        hessian: ``"exact"`` by Hessian-vector products, or ``"gauss_newton"``: cheaper, with a
+            bias that grows with the residual.
+        tolerance: Relative residual ‖v − Hu‖/‖v‖ that the exact adjoint must reach.
+        iterations: Limit for each of refinement, conjugate gradients and MINRES.
+        warn_beyond: Distance from the minimum, √(gᵀH⁻¹g) in standard deviations, from which on a
+            `DnlsWarning` says that the derivative is not that of a minimum.
+    """
+
+    hessian: Literal["exact", "gauss_newton"] = "exact"
+    tolerance: float = 1e-10
+    iterations: int = 200
+    warn_beyond: float = 1e-2
+
+    def __call__(self, problem: Problem, initial: Values, minimizer: Minimizer) -> Solution:
+        """Minimizes without a graph, then attaches the implicit derivative."""
+        found = without_graph(problem, initial, minimizer, "Implicit")
+        if not (torch.is_grad_enabled() and requires_grad(problem)):
+            return found
+        good, part = alive(found)
+        gradient = part.assembly.problem.gradient(part.values)
+        adjoint = _Adjoint(self, part, part.factorization())
+        adjoint.warn_away_from_optimum(gradient.detach(), good)
+        step = cast(Tensor, _NewtonStep.apply(gradient, adjoint))
+        steps = zero_step(found.values).index_put((good,), step)
+        return attached(found, found.values.retract(steps))
+
+
+@dataclass(frozen=True, eq=False)
+class _Adjoint:
+    """Solves H u = v at a solution, with its Gauss–Newton factor at hand."""
+
+    policy: Implicit
+    found: Solution
+    factor: Factorization
+
+    def warn_away_from_optimum(self, gradient: Tensor, good: Tensor) -> None:
+        """Says so if a Newton step would still move the solution by more than rounding of it.
+
+        Args:
+            gradient: (B', n) of the elements that are left.
+            good: (B,) which those are.
+        """
+        step = self.factor.solve(gradient)
+        distance = (gradient * step).sum(1).clamp(min=0).sqrt()
+        far = distance > self.policy.warn_beyond
+        if bool(far.any()):
+            which = good.nonzero().flatten()[far].tolist()
+            worst = int(distance.where(far, 0.0).argmax())
+            warnings.warn(
+                f"implicit differentiation away from a minimum: batch elements {which[:5]} end "
+                f"with gradients up to ‖g‖ = {float(gradient[worst].norm()):.3g}, "
+                f"{float(distance[worst]):.3g} standard deviations from it "
+                f"({self.found.status[worst].value}); their derivatives are off by about that "
+                "much: solve to tighter tolerances, or use Unroll()",
+                DnlsWarning,
+                stacklevel=4,
+            )
+
+    def solve(self, v: Tensor) -> Tensor:
+        """u (B, n).
+
+        Raises:
+            DnlsError: The Gauss–Newton Hessian is singular, or no iteration reached the tolerance.
+        """
+        factor = self.factor
+        singular = ~factor.ok & (v != 0).any(1)  # v = 0: nobody asks for that element's gradient
+        if bool(singular.any()):
+            bad = singular.nonzero().flatten()[:3].tolist()
+            free = "; ".join(str(d) for d in self.found.unobservable(bad[0])[:3])
+            raise DnlsError(
+                "implicit differentiation needs a regular problem; the Gauss–Newton Hessian of "
+                f"batch elements {bad} is singular at the solution: no information on "
+                f"{free or 'a direction that is lost in rounding'}; anchor the free directions "
+                "with a prior"
+            )
+
+        def gauss_newton(vector: Tensor) -> Tensor:
+            return factor.solve(vector).masked_fill(~factor.ok[:, None], 0.0)
+
+        return gauss_newton(v) if self.policy.hessian != "exact" else self._exact(v, gauss_newton)
+
+    def _exact(self, v: Tensor, gauss_newton: Operator) -> Tensor:
+        multiply = self._hessian()
+        u = torch.zeros_like(v)
+        residuals: dict[str, float] = {}
+        for name, iterate in (
+            ("refinement", refine),
+            ("conjugate gradients", conjugate_gradients),
+            ("MINRES", minres),
+        ):
+            trial = iterate(
+                multiply, gauss_newton, v, u, self.policy.tolerance, self.policy.iterations
+            )
+            u = _better(multiply, v, u, trial)
+            residuals[name] = float(_relative(v - multiply(u), v).max())
+            if residuals[name] <= self.policy.tolerance:
+                return u
+        if residuals["MINRES"] <= ATTAINABLE:
+            return u
+        raise DnlsError(
+            f"the adjoint system could not be solved to {self.policy.tolerance:g}: relative "
+            f"residuals {residuals}; the Hessian may be singular here (not a minimum?): solve to "
+            "tighter tolerances, or use Implicit('gauss_newton')"
+        )
+
+    def _hessian(self) -> Operator:
+        """v ↦ H v by double backward; the graph of g is recorded once."""
+        values = self.found.values.detach()
+        with torch.enable_grad():
+            delta = zero_step(values).requires_grad_()
+            problem = detached(self.found.assembly.problem)
+            objective = problem.objective(values.retract(delta)).sum()
+            (gradient,) = torch.autograd.grad(objective, delta, create_graph=True)
+
+        def multiply(vector: Tensor) -> Tensor:
+            if not gradient.requires_grad:
+                return torch.zeros_like(vector)
+            (product,) = torch.autograd.grad(gradient, delta, vector, retain_graph=True)
+            return product
+
+        return multiply
+
+
+def _relative(residual: Tensor, v: Tensor) -> Tensor:
+    """‖r‖/‖v‖ per batch element, 0 where v = 0; infinite where r is not finite."""
+    norm = v.norm(dim=1)
+    ratio = residual.norm(dim=1) / torch.where(norm > 0, norm, torch.ones_like(norm))
+    return torch.where(ratio.isfinite(), ratio, torch.full_like(ratio, torch.inf))
+
+
+def _better(multiply: Operator, v: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """Per batch element the one with the smaller residual."""
+    improved = _relative(v - multiply(new), v) < _relative(v - multiply(old), v)
+    return torch.where(improved[:, None], new, old)
+
+
+def refine(
+    multiply: Operator,
+    precondition: Operator,
+    v: Tensor,
+    u: Tensor,
+    tolerance: float,
+    iterations: int,
+) -> Tensor:
+    """u ← u + H_GN⁻¹(v − H u) until it converges or stops contracting by at least a half."""
+    residual = v - multiply(u)
+    size = _relative(residual, v)
+    for _ in range(iterations):
+        if bool((size <= tolerance).all()):
+            break
+        trial = u + precondition(residual)
+        trial_residual = v - multiply(trial)
+        trial_size = _relative(trial_residual, v)
+        if not bool(((trial_size < 0.5 * size) | (trial_size <= tolerance)).all()):
+            return _better(multiply, v, u, trial)
+        u, residual, size = trial, trial_residual, trial_size
+    return u
+
+
+class _NewtonStep(torch.autograd.Function):
+    """The step −H⁻¹ g at a minimum: zero in value, −H⁻¹ as its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, adjoint: _Adjoint) -> Tensor:
+        ctx.adjoint = adjoint
+        return torch.zeros_like(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return -ctx.adjoint.solve(grads[0]), None
