@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -13,10 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import hessian, jacfwd, jacrev, vmap
+from torch.utils import _pytree as pytree
 
 from dnls_ros.costs import (
     MIN_DEPTH,
     DistanceField,
+    Joint,
+    KinematicTree,
+    Mimic,
     PinholeCamera,
     bal_reprojection,
     between,
@@ -26,6 +30,8 @@ from dnls_ros.costs import (
     constant_velocity_noise,
     contact_in_plane,
     double_integrator,
+    end_effector_pose,
+    end_effector_position,
     gp_motion,
     hinge,
     homography,
@@ -307,6 +313,28 @@ def _limits(d: Draw) -> tuple[Any, ...]:
     return d.tangent(5), -0.8 + 0.1 * d.vector(5), 0.6 + 0.1 * d.vector(1)
 
 
+def _arm(d: Draw) -> KinematicTree:
+    """A chain of all kinds of joints, placed at random; one for all instances."""
+    kinds = ("revolute", "prismatic", "fixed", "continuous", "revolute", "revolute", "fixed")
+    places = SE3.exp(d.vector(len(kinds), 6)[0, 0])
+    axes = d.vector(len(kinds), 3)[0, 0].tolist()
+    joints = [
+        Joint(f"j{k}", kind, f"l{k}", f"l{k + 1}", places[k], tuple(axes[k]), (-2.0, 2.0))
+        for k, kind in enumerate(kinds)
+    ]
+    joints[3] = replace(joints[3], mimic=Mimic("j1", -0.6, 0.2))
+    return pytree.tree_map(lambda t: t[None, None], KinematicTree.of(joints))
+
+
+def _reach(point: bool) -> Callable[[Draw], tuple[Any, ...]]:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        arm, q = _arm(d), d.tangent(4)
+        tip = arm.pose(q)
+        return q, tip.translation + d.vector(3) if point else retract(tip, d.step(SE3)), arm
+
+    return arguments
+
+
 KINDS: list[type[LieGroup] | int] = [SO2, SE2, SO3, SE3, 2]
 CASES: dict[str, Case] = {
     **{f"prior-{k}": poses(prior, k) for k in KINDS},
@@ -341,6 +369,8 @@ CASES: dict[str, Case] = {
     "homography_alignment-1": _alignment(1),
     "homography_alignment-3": _alignment(3),
     "bal_reprojection": (bal_reprojection, _bundle),
+    "end_effector_pose": (end_effector_pose, _reach(False)),
+    "end_effector_position": (end_effector_position, _reach(True)),
     "hinge": (hinge, _limits),
     "velocity_prior": (velocity_prior, lambda d: (d.vector(6), d.vector(6))),
     "partial_pose-SE2": _partial(SE2),

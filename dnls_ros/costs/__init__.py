@@ -1,4 +1,4 @@
-"""Costs with analytic Jacobians: poses, motion, cameras, images, maps, contact (layer 2)."""
+"""Costs with analytic Jacobians: poses, motion, cameras, joints, maps, contact (layer 2)."""
 
 from dnls_ros.costs.bal import bal_reprojection as bal_reprojection
 from dnls_ros.costs.camera import MIN_DEPTH as MIN_DEPTH
@@ -13,8 +13,13 @@ from dnls_ros.costs.dynamics import gp_motion as gp_motion
 from dnls_ros.costs.dynamics import no_side_slip as no_side_slip
 from dnls_ros.costs.dynamics import nonholonomic as nonholonomic
 from dnls_ros.costs.dynamics import white_acceleration_noise as white_acceleration_noise
+from dnls_ros.costs.end_effector import end_effector_pose as end_effector_pose
+from dnls_ros.costs.end_effector import end_effector_position as end_effector_position
 from dnls_ros.costs.geometry import moving_frame_between as moving_frame_between
 from dnls_ros.costs.geometry import point_to_plane as point_to_plane
+from dnls_ros.costs.joints import Joint as Joint
+from dnls_ros.costs.joints import Mimic as Mimic
+from dnls_ros.costs.kinematics import KinematicTree as KinematicTree
 from dnls_ros.costs.landmark import range_bearing as range_bearing
 from dnls_ros.costs.limits import hinge as hinge
 from dnls_ros.costs.motion import body_twist as body_twist
