@@ -51,6 +51,7 @@ ONLY_IN = {
     "dnls_ros.srv": {"ros"},
     "dnls_ros.action": {"ros"},
     "sksparse": {"linear"},
+    "urdf_parser_py": {"io"},
 }
 # … and libraries too heavy or too rare to be imported while a module loads, except by the modules
 # that exist for their sake and are themselves imported where they are used.
@@ -58,6 +59,7 @@ OWN_MODULES = {
     "sksparse": {"linear/cholmod.py"},
     "cv2": {"window/pnp.py", "window/reprojection.py"},
     "matplotlib": {"io/plots.py"},
+    "urdf_parser_py": set(),
 }
 
 
