@@ -279,6 +279,27 @@ def test_a_batch_of_robots_moves_by_a_batch_of_configurations(parse_urdf):
         torch.testing.assert_close(same_q[k].tensor, one.poses(q[0]).tensor)
 
 
+def test_a_configuration_that_is_not_finite_spoils_no_other(parse_urdf):
+    tree = parse_urdf(urdf_of(random_robot(1)))
+    q = configurations(tree, 3)
+    spoilt = q.index_fill(0, torch.tensor([1]), torch.nan)
+    x, jacobian = tree.linearize(spoilt, "l5")
+    good = torch.tensor([0, 2])
+    expected, expected_jacobian = tree.linearize(q[good], "l5")
+    assert torch.equal(x.tensor[good], expected.tensor)
+    assert torch.equal(jacobian[good], expected_jacobian)
+    assert x.tensor[1].isnan().any()
+
+
+def test_a_robot_is_moved_to_single_precision_as_a_pytree(parse_urdf):
+    tree = parse_urdf(urdf_of(random_robot(1)))
+    q = configurations(tree, 3)
+    single = pytree.tree_map(Tensor.float, tree)
+    x = single.poses(q.float())
+    assert x.tensor.dtype == torch.float32
+    torch.testing.assert_close(x.tensor.double(), tree.poses(q).tensor, rtol=0, atol=3e-6)
+
+
 def test_a_robot_passes_through_function_transforms(parse_urdf):
     tree = parse_urdf(urdf_of(random_robot(0)))
     q = configurations(tree, 3)
