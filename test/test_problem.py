@@ -28,6 +28,7 @@ from dnls_ros.problem import (
     Problem,
     Shared,
     SquareRootInformation,
+    Structure,
     StructureCache,
     Tukey,
     Values,
@@ -253,6 +254,28 @@ def test_the_cache_still_finds_unknown_ids() -> None:
     cache.get(problem, pose.values([5], poses(1, 1)))
     with pytest.raises(DnlsError, match="no variable with id"):
         cache.get(problem, pose.values([6], poses(1, 1)))
+
+
+def test_a_problem_with_a_cache_is_analyzed_once_whatever_its_numbers_and_batch() -> None:
+    cache = StructureCache()
+    ids = torch.arange(3)
+
+    def structure(batch: int) -> Structure:
+        chain = between(pose[ids[:-1]], pose[ids[1:]], poses(batch, 2))
+        problem = Problem(start=anchor(pose[[0]], poses(batch, 1)), chain=chain).cached(cache)
+        for same in (problem, pytree.tree_map(torch.clone, problem), problem.replace(chain=chain)):
+            structure = same.structure(pose.values(ids, poses(batch, 3)))
+        return structure
+
+    with torch.inference_mode():
+        first = structure(1)
+    second = structure(4)
+    assert second.pattern is first.pattern
+    assert not second.gradient_positions.is_inference()
+    assert cache.misses == 1
+    lonely = Problem(start=anchor(pose[[0]], poses(1, 1))).cached(cache)
+    with pytest.raises(DnlsError, match="2 of 3 variables have no factor"):
+        lonely.structure(pose.values(ids, poses(1, 3)))
 
 
 # Values

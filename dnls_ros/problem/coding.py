@@ -8,6 +8,7 @@ classes and costs are looked up in this package, or in a module that the reader 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
@@ -118,7 +119,13 @@ def _as_cost(found: Any, name: str) -> Cost:
         return found
     if not callable(found) or isinstance(found, type):
         raise ValueError(f"{name} is no cost")
-    return Cost(cast(Callable[..., Tensor], found))
+    return _plain(cast(Callable[..., Tensor], found))
+
+
+@functools.cache
+def _plain(function: Callable[..., Tensor]) -> Cost:
+    """One cost per function, so that its factors are recognized as alike."""
+    return Cost(function)
 
 
 def _made(cls: type, name: str, fields: Mapping[str, Any]) -> Any:

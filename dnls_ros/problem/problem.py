@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.problem.factors import Group
-from dnls_ros.problem.structure import Structure
+from dnls_ros.problem.structure import Structure, StructureCache
 from dnls_ros.problem.variables import Values
 
 
@@ -22,10 +22,22 @@ class Problem(Mapping[str, Group]):
     """Factor groups by name.
 
     >>> Problem(anchor=prior(pose[0], z), odometry=between(pose[i], pose[j], z_ij))
+
+    Args:
+        groups: name → group.
+        cache: See `cached`.
+        named: More groups.
     """
 
-    def __init__(self, groups: Mapping[str, Group] | None = None, /, **named: Group) -> None:
+    def __init__(
+        self,
+        groups: Mapping[str, Group] | None = None,
+        cache: StructureCache | None = None,
+        /,
+        **named: Group,
+    ) -> None:
         self._groups = {**(groups or {}), **named}
+        self._cache = cache
 
     def __getitem__(self, name: str) -> Group:
         return self._groups[name]
@@ -42,7 +54,20 @@ class Problem(Mapping[str, Group]):
     def replace(self, **groups: Group | None) -> Problem:
         """The same problem with some groups exchanged or added; None removes one."""
         merged = {**self._groups, **groups}
-        return Problem({name: group for name, group in merged.items() if group is not None})
+        kept = {name: group for name, group in merged.items() if group is not None}
+        return Problem(kept, self._cache)
+
+    def cached(self, cache: StructureCache) -> Problem:
+        """The same problem; its structure is taken from ``cache`` while it is the last one's.
+
+        For problems that are solved again and again with other numbers, as in training: symbolic
+        work is then done once.
+        """
+        return Problem(self._groups, cache)
+
+    def flatten(self) -> tuple[list[Group], tuple[tuple[str, ...], StructureCache | None]]:
+        """Its groups, and what is static: their names and the cache."""
+        return list(self._groups.values()), (tuple(self._groups), self._cache)
 
     def structure(self, values: Values) -> Structure:
         """The sparse structure over these values.
@@ -52,6 +77,8 @@ class Problem(Mapping[str, Group]):
                 no factor.
         """
         self.check_touched(values)
+        if self._cache is not None:
+            return self._cache.get(self, values)
         return Structure.of(self, values)
 
     def check_touched(self, values: Values) -> None:
@@ -111,7 +138,7 @@ def _sum(costs: list[Tensor]) -> Tensor:
 
 pytree.register_pytree_node(
     Problem,
-    lambda p: (list(p.values()), tuple(p)),
-    lambda groups, names: Problem(dict(zip(names, groups, strict=True))),
+    lambda p: p.flatten(),
+    lambda groups, context: Problem(dict(zip(context[0], groups, strict=True)), context[1]),
     serialized_type_name="dnls_ros.Problem",
 )

@@ -191,8 +191,13 @@ class StructureCache:
 
     def get(self, groups: Mapping[str, Group], values: Values) -> Structure:
         """The groups' structure over the values, analyzed only if it differs from the last one."""
+        with torch.inference_mode(False):  # it may be kept for a later backward pass
+            return self._get(groups, values)
+
+    def _get(self, groups: Mapping[str, Group], values: Values) -> Structure:
         slots = _slots(groups, values)
         signature = (
+            pytree.tree_leaves(values)[0].device,
             values.layout(),
             tuple(
                 (n, r.name, at.numpy().tobytes())
