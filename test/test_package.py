@@ -28,6 +28,7 @@ LAYERS = {
     "linear": 3,
     "optim": 4,
     "diff": 5,
+    "named": 5,
     "window": 6,
     "runtime": 6.5,
     "io": 7,
