@@ -130,8 +130,9 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 def side_by_side(tensors: Sequence[Tensor], batch: int | None = None) -> Tensor:
     """Tensors (B|1, …) as (B|1, M, …), or with ``batch`` elements."""
-    size = max(len(t) for t in tensors) if batch is None else batch
-    return torch.stack([t if len(t) == size else t.expand(size, *t.shape[1:]) for t in tensors], 1)
+    size = max(t.shape[0] for t in tensors) if batch is None else batch
+    full = [t if t.shape[0] == size else t.expand(size, *t.shape[1:]) for t in tensors]
+    return torch.stack(full, 1)
 
 
 class Constants:

@@ -211,7 +211,11 @@ class Plan:
         like, batch, largest = tensors[first], 1, first
         if not like.is_floating_point():
             raise DnlsError(f"{describe(first, self.variables)} is in {like.dtype}, not in floats")
-        leaves = [(n, leaf) for n, tree in tensors.items() for leaf in pytree.tree_leaves(tree)]
+        leaves = [
+            (name, leaf)
+            for name, tree in tensors.items()
+            for leaf in ((tree,) if isinstance(tree, Tensor) else pytree.tree_leaves(tree))
+        ]
         for name, leaf in leaves:
             floats = leaf.is_floating_point() or name in self.variables
             if leaf.device != like.device or (floats and leaf.dtype != like.dtype):
@@ -219,13 +223,13 @@ class Plan:
                     f"{describe(name, self.variables)} is in {leaf.dtype} on {leaf.device}, "
                     f"'{first}' in {like.dtype} on {like.device}; convert one of them"
                 )
-            if len(leaf) > batch:
-                batch, largest = len(leaf), name
+            if leaf.shape[0] > batch:
+                batch, largest = leaf.shape[0], name
         for name, leaf in leaves:
-            if len(leaf) not in (1, batch):
+            if leaf.shape[0] not in (1, batch):
                 raise DnlsError(
-                    f"{describe(name, self.variables)} has batch size {len(leaf)}, '{largest}' "
-                    f"has {batch}; give 1 or {batch}"
+                    f"{describe(name, self.variables)} has batch size {leaf.shape[0]}, "
+                    f"'{largest}' has {batch}; give 1 or {batch}"
                 )
         return batch
 
