@@ -248,6 +248,22 @@ def test_the_cache_recognizes_a_structure_whose_ids_have_moved_on() -> None:
     assert (cache.hits, cache.misses) == (1, 2)
 
 
+def test_a_cache_keeps_as_many_structures_as_it_is_told() -> None:
+    cache = StructureCache(2)
+
+    def got(count: int) -> Structure:
+        ids = torch.arange(count)
+        return cache.get(
+            Problem(a=anchor(pose[ids], poses(1, count))), pose.values(ids, poses(1, count))
+        )
+
+    first = got(1)
+    for count in (2, 1, 2, 3, 2):
+        got(count)
+    assert (cache.hits, cache.misses) == (3, 3)
+    assert got(1).pattern is not first.pattern  # not used for the longest time, so it went
+
+
 def test_the_cache_still_finds_unknown_ids() -> None:
     cache = StructureCache()
     problem = Problem(start=anchor(pose[[5]], poses(1, 1)))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.problem.cost import Cost
@@ -31,6 +32,8 @@ def encode(thing: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(thing, Tensor):
         name = f"a{len(tensors)}"
         tensors[name] = thing.detach().cpu()
+        if isinstance(thing, Parameter):
+            return {"parameter": name, "learned": thing.requires_grad}
         return {"tensor": name}
     if thing is None or isinstance(thing, bool | int | float | str):
         return {"is": thing}
@@ -64,6 +67,8 @@ def decode(node: Any, tensors: Mapping[str, Tensor], modules: Collection[str] = 
     (kind, content), *rest = node.items()
     if kind == "tensor":
         return tensors[content].clone()
+    if kind == "parameter":
+        return Parameter(tensors[content].clone(), requires_grad=rest[0][1])
     if kind == "is":
         return content
     if kind == "tuple":

@@ -181,33 +181,43 @@ def _keys(columns: Ints, n: int) -> Ints:
 
 
 class StructureCache:
-    """Hands out the last structure again while blocks and slots have not changed."""
+    """Hands out the last structures again while blocks and slots are those of one of them.
 
-    def __init__(self) -> None:
-        self._signature: tuple[object, ...] = ()
-        self._structure: Structure | None = None
+    Args:
+        size: How many are kept.
+    """
+
+    def __init__(self, size: int = 1) -> None:
+        self._size = size
+        self._known: dict[tuple[object, ...], Structure] = {}  # the last one used comes last
         self.hits = 0
         self.misses = 0
 
     def get(self, groups: Mapping[str, Group], values: Values) -> Structure:
-        """The groups' structure over the values, analyzed only if it differs from the last one."""
+        """The groups' structure over the values, analyzed only if it is none of the last ones."""
         with torch.inference_mode(False):  # it may be kept for a later backward pass
-            return self._get(groups, values)
+            slots = _slots(groups, values)
+            signature = _signature(groups, values, slots)
+            known = self._known.pop(signature, None)
+            if known is None:
+                self.misses += 1
+                structure = known = Structure.of(groups, values, slots)
+            else:
+                self.hits += 1
+                structure = replace(known, ids=dict(values.ids))
+        while len(self._known) >= self._size:
+            del self._known[next(iter(self._known))]
+        self._known[signature] = known
+        return structure
 
-    def _get(self, groups: Mapping[str, Group], values: Values) -> Structure:
-        slots = _slots(groups, values)
-        signature = (
-            pytree.tree_leaves(values)[0].device,
-            values.layout(),
-            tuple(
-                (n, r.name, at.numpy().tobytes())
-                for n, g in groups.items()
-                for r, at in zip(g.refs, slots[n], strict=True)
-            ),
-        )
-        if self._structure is None or signature != self._signature:
-            self._structure, self._signature = Structure.of(groups, values, slots), signature
-            self.misses += 1
-            return self._structure
-        self.hits += 1
-        return replace(self._structure, ids=dict(values.ids))
+
+def _signature(
+    groups: Mapping[str, Group], values: Values, slots: HostSlots
+) -> tuple[object, ...]:
+    """What structures depend on."""
+    touched = (
+        (name, ref.name, at.numpy().tobytes())
+        for name, group in groups.items()
+        for ref, at in zip(group.refs, slots[name], strict=True)
+    )
+    return (pytree.tree_leaves(values)[0].device, values.layout(), *touched)
