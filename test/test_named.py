@@ -1,10 +1,14 @@
 """The named layer: equal to the grouped core, a torch module, saved and loaded, clear errors."""
 
 import copy
+import inspect
 import json
 import pickle
+import re
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,13 +20,21 @@ from torch import Tensor, nn
 from dnls_ros.costs import DistanceField, between, collision, prior
 from dnls_ros.costs.motion import body_twist
 from dnls_ros.costs.point import seen_point
-from dnls_ros.diff import Implicit, Unroll, solve
+from dnls_ros.diff import (
+    DirectLoss,
+    Implicit,
+    Minimizer,
+    Truncated,
+    Unroll,
+    energy_loss,
+    solve,
+)
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.lie import SE2, SE3, SO2, SO3, Euclidean
-from dnls_ros.linear import Dense, LinearSolver, Schur, Symbolic, marginal_covariance
-from dnls_ros.named import Exp, Layer, Named, Objective
+from dnls_ros.linear import Dense, Schur, Symbolic, marginal_covariance
+from dnls_ros.named import Bound, Exp, Layer, Named, Objective
 from dnls_ros.named import objective as objective_module
-from dnls_ros.optim import Dogleg, GaussNewton, LevenbergMarquardt, Solution, Tolerances
+from dnls_ros.optim import Dogleg, GaussNewton, History, LevenbergMarquardt, Solution, Tolerances
 from dnls_ros.problem import (
     Barron,
     Cauchy,
@@ -93,8 +105,8 @@ class Numbers:
     def leaves(self) -> list[Tensor]:
         return [self.start, self.odometry, self.closure, self.sigmas, self.radius]
 
-    def require_grad(self) -> "Numbers":
-        for leaf in self.leaves():
+    def require_grad(self, start: bool = True) -> "Numbers":
+        for leaf in self.leaves()[0 if start else 1 :]:
             leaf.requires_grad_()
         return self
 
@@ -142,12 +154,15 @@ def scored(poses: list[SE2]) -> Tensor:
         (LevenbergMarquardt(), Implicit()),
         (GaussNewton(), Unroll()),
         (Dogleg(), Implicit("gauss_newton")),
+        (LevenbergMarquardt.ceres(), Truncated(2)),
+        (LevenbergMarquardt(), DirectLoss(1e-3)),
     ],
     ids=lambda thing: type(thing).__name__,
 )
 def test_named_is_grouped_to_the_last_bit_gradients_included(method: Any, adjoint: Any) -> None:
-    stop = Tolerances(iterations=8)
-    ours, core = Numbers().require_grad(), Numbers().require_grad()
+    stop = Tolerances(cost=1e-12, iterations=20)
+    unrolled = isinstance(adjoint, Unroll)
+    ours, core = Numbers().require_grad(unrolled), Numbers().require_grad(unrolled)
     layer = Layer(chain(), method, Dense(), adjoint, stop)
     outputs, info = layer(ours.named())
     problem, values = core.grouped()
@@ -161,11 +176,8 @@ def test_named_is_grouped_to_the_last_bit_gradients_included(method: Any, adjoin
     assert torch.equal(info.cost, expected.cost)
     scored([outputs[x(k)] for k in range(COUNT)]).backward()
     scored([found[:, k] for k in range(COUNT)]).backward()
-    for a, b in zip(ours.leaves(), core.leaves(), strict=True):
-        if isinstance(adjoint, Implicit) and a is ours.start:
-            assert a.grad is None  # where it starts does not matter
-            assert b.grad is None
-            continue
+    compared = zip(ours.leaves(), core.leaves(), strict=True)
+    for a, b in ((a, b) for a, b in compared if a.requires_grad):
         assert a.grad is not None
         assert b.grad is not None
         assert a.grad.norm() > 1e-6
@@ -359,6 +371,15 @@ def test_structure_is_made_once_for_all_calls_and_batch_sizes(
     assert layer.plan.memory.structures.misses == 1
 
 
+def test_adjoints_that_solve_a_variant_do_not_make_the_structure_anew() -> None:
+    layer = Layer(chain(), linear=(solver := Counting()), adjoint=DirectLoss())
+    for seed in range(3):
+        sigmas = (1 + 0.1 * normal(1, 3, seed=seed)).requires_grad_()
+        outputs, _ = layer({**Numbers().named(), "sigmas": sigmas})
+        outputs["x4"].tensor.sum().backward()
+    assert solver.analyzed == [3 * COUNT, 3 * COUNT]  # the problem, and what pulls at it
+
+
 def test_a_call_in_inference_mode_leaves_nothing_behind_that_cannot_be_differentiated() -> None:
     layer = Layer(chain(), GaussNewton(), adjoint=Unroll(), tolerances=Tolerances(iterations=5))
     with torch.inference_mode():
@@ -397,22 +418,37 @@ class Recorded:
 
     seen: list[Any] = field(default_factory=list)
 
-    def __call__(
-        self,
-        problem: Problem,
-        initial: Values,
-        method: Any,
-        linear: LinearSolver,
-        stop: Tolerances,
-    ) -> Solution:
-        self.seen.append((method, linear, stop))
-        return Unroll()(problem, initial, method, linear, stop)
+    def __call__(self, problem: Problem, initial: Values, minimizer: Minimizer) -> Solution:
+        self.seen.append((minimizer.method, minimizer.linear, minimizer.tolerances))
+        return minimizer(problem, initial, differentiable=True)
 
 
 def test_any_adjoint_that_keeps_the_protocol_serves() -> None:
     method, stop, adjoint = GaussNewton(), Tolerances(iterations=3), Recorded()
     Layer(chain(), method, Dense(), adjoint, stop)(Numbers().named())
     assert adjoint.seen == [(method, Dense(), stop)]
+
+
+def test_the_iterations_of_a_call_can_be_kept() -> None:
+    history = History()
+    _, info = Layer(chain())(Numbers().named(), history)
+    assert len(history.cost) == int(info.iterations.max()) + 1
+    assert torch.equal(history.cost[-1], info.cost)
+
+
+def test_energies_of_a_named_truth_are_learned_from() -> None:
+    sigmas = torch.tensor([[0.4, 0.5, 0.3]], dtype=F64, requires_grad=True)
+    inputs = {**Numbers().named(), "sigmas": sigmas}
+    layer = Layer(chain())
+    with torch.no_grad():
+        _, solution = layer(inputs)
+    bound = layer.bind(inputs)  # a problem that is differentiable, at values taken for the truth
+    kept = replace(solution, assembly=replace(solution.assembly, problem=bound.problem))
+    generator = torch.Generator().manual_seed(0)
+    loss = energy_loss(kept, bound.values, count=8, generator=generator)
+    assert loss.shape == (3,)
+    (gradient,) = torch.autograd.grad(loss.sum(), sigmas)
+    assert gradient.norm() > 1e-3
 
 
 # The module
@@ -986,7 +1022,7 @@ def test_a_saved_layer_solves_the_same_to_the_last_bit(user_module: Any, tmp_pat
     layer = Layer(
         springs(user_module),
         Dogleg(initial=0.3),
-        Schur("node", Dense()),
+        Dense(),
         Implicit("gauss_newton", iterations=7),
         Tolerances(step=1e-9, seconds=5.0),
         defaults={
@@ -996,12 +1032,12 @@ def test_a_saved_layer_solves_the_same_to_the_last_bit(user_module: Any, tmp_pat
             "walls": walls,
         },
     )
-    layer.linear = Dense()
     path = tmp_path / "springs.pt"
     layer.save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["springs.pt"]
     loaded = Layer.load(path, modules=["my_robot_costs"])
-    assert (loaded.method, loaded.linear) == (layer.method, layer.linear)
+    assert vars(loaded.method) == vars(layer.method)
+    assert loaded.linear == layer.linear
     assert (loaded.adjoint, loaded.tolerances) == (layer.adjoint, layer.tolerances)
     assert [len(g.names) for g in loaded.plan.groups] == [1, 1, 3]
     assert list(loaded.plan.blocks) == ["node"]
@@ -1026,10 +1062,12 @@ def test_a_saved_layer_solves_the_same_to_the_last_bit(user_module: Any, tmp_pat
 
 def test_every_setting_that_there_is_can_be_saved(tmp_path: Path) -> None:
     objective, inputs = sightings()
-    layer = Layer(objective, LevenbergMarquardt(factor=4.0), Schur(("point",), Dense()), Unroll())
+    method = LevenbergMarquardt.ceres()
+    layer = Layer(objective, method, Schur(("point",), Dense()), Unroll())
     layer.save(tmp_path / "layer")
     loaded = Layer.load(tmp_path / "layer")
     assert loaded.linear == layer.linear
+    assert vars(loaded.method) == vars(method)
     a, b = layer(inputs)[0]["x2"], loaded(inputs)[0]["x2"]
     assert torch.equal(a.tensor, b.tensor)
 
@@ -1046,6 +1084,27 @@ def test_a_cost_without_an_import_path_cannot_be_saved(
     with pytest.raises(DnlsError, match=r"is no attribute of module my_robot_costs.*no lambda"):
         Layer(objective).save(tmp_path / "layer")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_learned_damping_is_a_parameter_and_is_saved(tmp_path: Path) -> None:
+    damping = nn.Parameter(torch.tensor(0.5, dtype=F64))
+    stop = Tolerances(cost=0, step=0, gradient=0, iterations=2)
+    layer = Layer(chain(), LevenbergMarquardt(damping), adjoint=Unroll(), tolerances=stop)
+    assert [name for name, _ in layer.named_parameters()] == ["method_initial"]
+    outputs, _ = layer(Numbers().named())
+    scored([outputs[x(k)] for k in range(COUNT)]).backward()
+    assert damping.grad is not None
+    assert damping.grad.abs() > 1e-6
+    layer.save(tmp_path / "layer")
+    loaded = Layer.load(tmp_path / "layer")
+    assert torch.equal(loaded.get_parameter("method_initial"), damping)
+    twin = copy.deepcopy(layer)
+    with torch.no_grad():
+        twin.get_parameter("method_initial").mul_(100)
+    assert float(damping.detach()) == 0.5
+    slower, again = twin(Numbers().named())[0], loaded(Numbers().named())[0]
+    assert not torch.equal(slower["x4"].tensor, outputs["x4"].tensor)
+    assert torch.equal(again["x4"].tensor, outputs["x4"].tensor)
 
 
 def test_a_setting_of_no_dataclass_cannot_be_saved(tmp_path: Path) -> None:
@@ -1137,3 +1196,59 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, how: str, message: st
     with pytest.raises(UnreadableInputError, match=rf"layer.pt is no layer.*{message}"):
         Layer.load(path)
     assert not Evil.ran
+
+
+# The page for people who come from other libraries
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "coming_from.md").read_text()
+
+
+@pytest.fixture
+def default_dtype() -> Iterator[None]:
+    """The page sets torch's default type; other tests do not expect that."""
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+def test_the_code_of_the_page_runs_and_gives_what_gtsam_gives(
+    default_dtype: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there: dict[str, Any] = {"__name__": "page"}
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    for number, code in enumerate(blocks, start=1):
+        exec(compile(code, f"coming_from.md, block {number}", "exec", dont_inherit=True), there)
+    assert capsys.readouterr().out.count("converged") == 2
+    assert there["layer"].defaults.sigmas.grad.abs().max() > 1e-5
+    # GTSAM 4.3.0, asked for the same problem
+    x3 = torch.tensor([[4.0404, 0.0595141, 0.00959348]])
+    torch.testing.assert_close(there["result"]["x3"].xyt(), x3, atol=1e-5, rtol=0)
+    covariance = torch.tensor(
+        [
+            [1.01191058e-01, -1.76837229e-04, -1.14055800e-04],
+            [-1.76837229e-04, 1.49676351e-01, 2.42748204e-02],
+            [-1.14055800e-04, 2.42748204e-02, 2.41261757e-02],
+        ]
+    )
+    torch.testing.assert_close(there["covariance"][0], covariance, atol=1e-6, rtol=0)
+    fitted = there["solution"].values["curve"][0, 0]
+    torch.testing.assert_close(fitted, torch.tensor([0.3, 0.1]), atol=0.01, rtol=0)
+
+
+def test_the_words_of_the_page_are_names_that_there_are() -> None:
+    parts = ("named", "problem", "optim", "diff", "linear", "lie", "costs")
+    known = {name for part in parts for name in dir(import_module(f"dnls_ros.{part}"))}
+    known |= {*dir(Objective), *dir(Layer), *(f.name for f in fields(Bound))}
+    for function in (Objective.add, Objective.variables, Layer.__init__, Layer.forward):
+        known |= set(inspect.signature(function).parameters)
+    spoken = {"objective", "layer", "solution", "truth", "example", "path", "dnls_ros", "window"}
+    rows = [line for line in PAGE.splitlines() if line.startswith("|")]
+    assert len(rows) > 20
+    for row in rows[2:]:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 5, row
+        for code in re.findall(r"`([^`]+)`", cells[-1]):
+            words = re.findall(r"[^\W\d]\w+", re.sub(r'"[^"]*"', "", code))
+            unknown = [word for word in words if word not in known | spoken]
+            assert not unknown, f"{unknown} in {code}"

@@ -8,8 +8,8 @@ only numbers and batch sizes change.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from dnls_ros.named.bound import Bound
 from dnls_ros.named.files import read, write
 from dnls_ros.named.objective import Inputs, Objective
 from dnls_ros.named.plan import Plan, describe
-from dnls_ros.optim import LevenbergMarquardt, Method, Solution, Tolerances
+from dnls_ros.optim import Callback, LevenbergMarquardt, Method, Solution, Tolerances
 
 
 class Layer(nn.Module):
@@ -34,7 +34,8 @@ class Layer(nn.Module):
 
     Args:
         objective: Its costs are taken as they are now.
-        method: How steps are found and judged.
+        method: How steps are found and judged. What it holds as ``nn.Parameter``, such as a
+            first damping, is learned (by adjoints that see the steps: `Unroll`, `Truncated`).
         linear: Solves the linear systems; from some hundred unknowns on take ``Cholmod()``.
         adjoint: How the solution is differentiated.
         tolerances: When to stop; tight ones make implicit derivatives exact.
@@ -59,15 +60,21 @@ class Layer(nn.Module):
         self.method, self.linear, self.adjoint = method, linear, adjoint
         self.tolerances = tolerances
         self.defaults = Defaults(self.plan, defaults or {})
+        for where, setting in (("method", method), ("linear", linear), ("adjoint", adjoint)):
+            for name, parameter in _learned(where, setting):
+                self.register_parameter(name, parameter)
         for k, leaf in enumerate(self.plan.constants):
             self.register_buffer(f"constant_{k}", leaf.clone(), persistent=False)
 
-    def forward(self, inputs: Inputs | None = None) -> tuple[dict[str, Element], Solution]:
+    def forward(
+        self, inputs: Inputs | None = None, callback: Callback | None = None
+    ) -> tuple[dict[str, Element], Solution]:
         """Minimizes from the given starting values.
 
         Args:
             inputs: name → element or tensor (B|1, …), for every variable and datum without a
                 default. All are in one dtype, on one device.
+            callback: Sees every iteration and may stop; a `History` keeps them.
 
         Returns:
             name → solution (B, …) of every variable, an element where one was given and a tensor
@@ -85,6 +92,7 @@ class Layer(nn.Module):
             linear=self.linear,
             adjoint=self.adjoint,
             tolerances=self.tolerances,
+            callback=callback,
         )
         return bound.outputs(found.values), found
 
@@ -125,7 +133,7 @@ class Layer(nn.Module):
         content = {
             **self.plan.declarations(),
             "settings": (self.method, self.linear, self.adjoint, self.tolerances),
-            "defaults": self.defaults.description(),
+            "defaults": self.defaults.values(),
         }
         write(path, content)
 
@@ -145,8 +153,7 @@ class Layer(nn.Module):
         def make(content: Mapping[str, Any]) -> Layer:
             method, linear, adjoint, tolerances = content["settings"]
             objective = Objective.declared(content)
-            defaults = {name: _restored(*kept) for name, kept in content["defaults"].items()}
-            return cls(objective, method, linear, adjoint, tolerances, defaults)
+            return cls(objective, method, linear, adjoint, tolerances, content["defaults"])
 
         return read(path, make, modules)
 
@@ -192,18 +199,6 @@ class Defaults(nn.Module):
             for name, place in self._places.items()
         }
 
-    def description(self) -> dict[str, tuple[Any, tuple[bool, ...], tuple[bool, ...]]]:
-        """name → value, and of each of its tensors whether it is a parameter and is learned."""
-        leaves = {n: [self._leaf(key) for key in p.keys] for n, p in self._places.items()}
-        return {
-            name: (
-                value,
-                tuple(isinstance(leaf, nn.Parameter) for leaf in leaves[name]),
-                tuple(leaf.requires_grad for leaf in leaves[name]),
-            )
-            for name, value in self.values().items()
-        }
-
     def _leaf(self, key: str) -> Tensor:
         return cast(Tensor, getattr(self, key))
 
@@ -224,10 +219,10 @@ class Defaults(nn.Module):
             self.register_buffer(key, leaf)
 
 
-def _restored(value: Any, parameter: tuple[bool, ...], learned: tuple[bool, ...]) -> Any:
-    leaves, tree = pytree.tree_flatten(value)
-    made = [
-        nn.Parameter(leaf, requires_grad=grad) if own else leaf
-        for leaf, own, grad in zip(leaves, parameter, learned, strict=True)
-    ]
-    return pytree.tree_unflatten(made, tree)
+def _learned(where: str, setting: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters among the fields of a setting, such as a learned first damping."""
+    if isinstance(setting, nn.Parameter):
+        yield where, setting
+    elif is_dataclass(setting):
+        for f in fields(setting):
+            yield from _learned(f"{where}_{f.name}", getattr(setting, f.name))

@@ -38,6 +38,9 @@ from dnls_ros.problem import (
     Values,
 )
 
+KEPT = 3
+"""Structures that are kept: adjoints may solve variants of the problem, with a factor more."""
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -94,7 +97,7 @@ class GroupPlan:
 class _Memory:
     """What a plan learns from its calls: the structure, and that its groups fit together."""
 
-    structures: StructureCache = field(default_factory=StructureCache)
+    structures: StructureCache = field(default_factory=lambda: StructureCache(KEPT))
     checked: bool = False
 
 
