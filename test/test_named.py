@@ -1081,7 +1081,9 @@ def test_a_cost_without_an_import_path_cannot_be_saved(
     function = getattr(user_module, which)
     function = function() if which == "nested" else function
     objective.add(function, "a", *([1.0] if which == "bend" else []), name="c")
-    with pytest.raises(DnlsError, match=r"is no attribute of module my_robot_costs.*no lambda"):
+    with pytest.raises(
+        DnlsError, match=r"'c' cannot be saved.*of module my_robot_costs.*no lambda"
+    ):
         Layer(objective).save(tmp_path / "layer")
     assert not list(tmp_path.iterdir())
 
@@ -1164,6 +1166,8 @@ def spoiled(path: Path, how: str) -> None:
         content["costs"]["tuple"][0]["fields"]["arguments"]["tuple"][0] = {"is": "x99"}
     elif how == "a setting out of range":
         content["settings"]["tuple"][3]["fields"]["step"] = {"is": -1.0}
+    elif how == "a method that is none":
+        content["settings"]["tuple"][0] = {"is": 1.0}
     elif how == "an unknown setting":
         content["settings"]["tuple"][3]["fields"]["stepp"] = {"is": 1.0}
     if how in ("no settings", "a lost tensor") or how.startswith(("a ", "an unk")):
@@ -1188,6 +1192,7 @@ def spoiled(path: Path, how: str) -> None:
         ("a word that is no name", r"'x99' is neither a variable nor data"),
         ("a setting out of range", "tolerances must not be negative"),
         ("an unknown setting", "Tolerances has no stepp"),
+        ("a method that is none", "its settings are no method, solver"),
     ],
 )
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, how: str, message: str) -> None:

@@ -25,6 +25,7 @@ from dnls_ros.named.files import read, write
 from dnls_ros.named.objective import Inputs, Objective
 from dnls_ros.named.plan import Plan, describe
 from dnls_ros.optim import Callback, LevenbergMarquardt, Method, Solution, Tolerances
+from dnls_ros.problem.coding import path_of
 
 
 class Layer(nn.Module):
@@ -130,6 +131,11 @@ class Layer(nn.Module):
                 setting is no dataclass.
             OSError: The file cannot be written; nothing half written stays.
         """
+        for row in self.plan.rows:
+            try:
+                path_of(row.cost)
+            except DnlsError as error:
+                raise DnlsError(f"'{row.name}' cannot be saved: {error}") from error
         content = {
             **self.plan.declarations(),
             "settings": (self.method, self.linear, self.adjoint, self.tolerances),
@@ -152,6 +158,9 @@ class Layer(nn.Module):
 
         def make(content: Mapping[str, Any]) -> Layer:
             method, linear, adjoint, tolerances = content["settings"]
+            kinds = hasattr(method, "propose"), hasattr(linear, "analyze"), callable(adjoint)
+            if not (all(kinds) and isinstance(tolerances, Tolerances)):
+                raise ValueError("its settings are no method, solver, adjoint and tolerances")
             objective = Objective.declared(content)
             return cls(objective, method, linear, adjoint, tolerances, content["defaults"])
 
