@@ -79,9 +79,11 @@ def minimize(
         clock: Monotonic seconds, read only when there is a time budget.
 
     Raises:
-        DnlsError: A variable without factors, or a reference to an unknown variable.
+        DnlsError: A variable without factors, a reference to an unknown variable, dtypes, devices
+            or batches that do not agree, or a group that cannot be evaluated.
     """
     stop = tolerances or Tolerances()
+    _check_kinds(method, linear)
     initial = with_full_batch(problem, initial)
     known = assembly or Assembly(problem, problem.structure(initial))
     known.symbolic(linear)
@@ -91,6 +93,15 @@ def minimize(
     with torch.inference_mode():  # a sixth faster than without gradients
         found = loop()
     return found.map(Tensor.clone)  # copies may enter autograd again
+
+
+def _check_kinds(method: Any, linear: Any) -> None:
+    for what, given, asked, like in (
+        ("method", method, "propose", "LevenbergMarquardt()"),
+        ("linear", linear, "analyze", "Dense()"),
+    ):
+        if isinstance(given, type) or not hasattr(given, asked):
+            raise DnlsError(f"{what} is a value such as {like}, got {given!r}")
 
 
 def _loop(

@@ -71,6 +71,17 @@ class Solution:
             hessian = self.assembly.normal_equations(self.values).hessian
         return hessian.clone()
 
+    def failures(self) -> dict[int, str]:
+        """Batch index → what went wrong, of every element that failed; singular ones in detail."""
+        told: dict[int, str] = {}
+        for index, status in enumerate(self.status):
+            if status is Status.SINGULAR and bool(self.hessian[index].isfinite().all()):
+                free = "; ".join(str(direction) for direction in self.unobservable(index)[:3])
+                told[index] = f"{status.value}: {free}" if free else status.value
+            elif status.failed:
+                told[index] = status.value
+        return told
+
     def unobservable(self, element: int = 0) -> tuple[Direction, ...]:
         """The directions about which the problem says nothing at the solution of one element.
 

@@ -35,6 +35,11 @@ class Status(Enum):
             Status.CONVERGED_GRADIENT,
         )
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended because it could not go on."""
+        return self.value.startswith("failed: ")
+
 
 CODES = {status: code for code, status in enumerate(Status)}
 """Numbers of the statuses, for tensors (B,) of them."""

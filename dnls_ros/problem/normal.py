@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from dnls_ros.problem.agreement import explained
 from dnls_ros.problem.factors import Group
 from dnls_ros.problem.structure import Structure
 from dnls_ros.problem.variables import Values
@@ -48,10 +50,18 @@ def normal_equations(
         values: Where residuals are taken.
         structure: Of these groups over these values.
         at: For some groups, where their Jacobians are taken instead (first-estimates Jacobians).
+
+    Raises:
+        DnlsError: A group cannot be evaluated: names it, its arguments and the reason.
     """
     fixed = at or {}
     products = {
-        name: group.products(values, structure.slots[name], fixed.get(name))
+        name: explained(
+            name,
+            group,
+            values,
+            partial(group.products, values, structure.slots[name], fixed.get(name)),
+        )
         for name, group in groups.items()
     }
     costs = {name: p.cost for name, p in products.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
+from dnls_ros.problem.agreement import check_agreement
 from dnls_ros.problem.factors import Group
 from dnls_ros.problem.structure import Structure, StructureCache
 from dnls_ros.problem.variables import Values
@@ -73,10 +74,11 @@ class Problem(Mapping[str, Group]):
         """The sparse structure over these values.
 
         Raises:
-            DnlsError: A group refers to a variable that is not among the values, or a variable has
-                no factor.
+            DnlsError: A group refers to a variable that is not among the values, a variable has no
+                factor, or dtypes, devices or batches do not agree.
         """
         self.check_touched(values)
+        check_agreement(self, values)
         if self._cache is not None:
             return self._cache.get(self, values)
         return Structure.of(self, values)
@@ -93,10 +95,16 @@ class Problem(Mapping[str, Group]):
             seen = [r.ids for group in self.values() for r in group.refs if r.name == name]
             lonely = ids if not seen else ids[~torch.isin(ids, torch.cat(seen))]
             if len(lonely):
+                self._check_known(values)  # a misspelt id leaves another variable alone
                 raise DnlsError(
                     f"block '{name}': {len(lonely)} of {len(ids)} variables have no factor, "
                     f"first ids {lonely[:3].tolist()}; add a prior or leave them out of the values"
                 )
+
+    def _check_known(self, values: Values) -> None:
+        for group in self.values():
+            for ref in group.refs:
+                values.slots(ref)
 
     def objective(self, values: Values) -> Tensor:
         """S(x), (B,); differentiable in the values and in every leaf of the problem."""
