@@ -16,8 +16,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from dnls_ros.costs import DistanceField, between, collision, prior
+from dnls_ros.costs import (
+    DistanceField,
+    Joint,
+    KinematicTree,
+    between,
+    collision,
+    end_effector_position,
+    prior,
+)
 from dnls_ros.costs.motion import body_twist
 from dnls_ros.costs.point import seen_point
 from dnls_ros.diff import (
@@ -754,6 +763,46 @@ def test_a_layer_may_own_a_map_of_which_a_part_is_learned() -> None:
     outputs["p"].sum().backward()
     assert distance.grad is not None
     assert distance.grad.abs().sum() > 0
+
+
+def test_an_arm_is_a_constant_or_data_that_is_calibrated(tmp_path: Path) -> None:
+    def at(along: float) -> SE3:
+        return SE3(torch.tensor([along, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0], dtype=F64))
+
+    up = (0.0, 0.0, 1.0)
+    arm = KinematicTree.of(
+        [
+            Joint("shoulder", "continuous", "base", "upper", at(0.0), up),
+            Joint("elbow", "continuous", "upper", "lower", at(1.0), up),
+            Joint("wrist", "fixed", "lower", "hand", at(1.0)),
+        ]
+    )
+
+    def reaching(chain: Any) -> Objective:
+        objective = Objective()
+        objective.variables(Euclidean(2), "q")
+        objective.data(Euclidean(3), "goal")
+        objective.data(KinematicTree, "arm")
+        objective.add(end_effector_position, "q", "goal", chain, noise=Isotropic(0.01))
+        objective.add(prior, "q", torch.tensor([0.3, 1.0], dtype=F64))
+        return objective
+
+    batched = pytree.tree_map(lambda t: nn.Parameter(t[None]), arm)
+    fixed, learned = Layer(reaching(arm)), Layer(reaching("arm"), defaults={"arm": batched})
+    inputs = {
+        "q": torch.zeros(2, 2, dtype=F64) + 0.5,
+        "goal": torch.tensor([[1.0, 1.0, 0.0], [1.5, 0.5, 0.0]], dtype=F64),
+    }
+    for layer in (fixed, learned):
+        outputs, _ = layer(inputs)
+        reached = arm.pose(outputs["q"]).translation
+        torch.testing.assert_close(reached, inputs["goal"], atol=1e-3, rtol=0)
+        layer.save(tmp_path / "arm")
+        again = Layer.load(tmp_path / "arm")(inputs)[0]["q"]
+        assert torch.equal(again, outputs["q"])
+    outputs["q"].sum().backward()
+    gradients = [p.grad for p in learned.parameters() if p.grad is not None]
+    assert max(float(gradient.abs().max()) for gradient in gradients) > 0.1
 
 
 # Errors
