@@ -60,6 +60,14 @@ def test_what_is_written_is_read_again(dnls_data, tmp_path):
         )
 
 
+def test_a_solution_is_written_as_the_only_start_and_read_again(dnls_data, tmp_path):
+    one = read_nist(dnls_data("nist/MGH17.dat"))
+    write_nist(tmp_path / "solved.dat", one.moved(one.initial(2)))
+    again = read_nist(tmp_path / "solved.dat")
+    assert torch.equal(again.starts, one.starts[1:])
+    assert torch.equal(again.certified, one.certified)
+
+
 SMALL = """NIST/ITL StRD
 Dataset Name:  Line
 Data:          1 Response  (y)
@@ -82,6 +90,11 @@ BAD = {
     "short": (SMALL[:-8], ":4: 3 observations are announced, 2 follow: the file may be truncated"),
     "row": (SMALL.replace("2  1\n", "2\n"), ":15: an observation has 2 numbers, got 1"),
     "nan": (SMALL.replace("3  2", "nan  2"), ":16: an observation: nan is not finite"),
+    "few numbers": (
+        SMALL.replace("1   2   3.0  0.1", "1   2"),
+        ":9: a parameter's line has 3 numbers, got 2; the file may be truncated",
+    ),
+    "more starts": (SMALL.replace("4.0  0.1", "0  4.0  0.1"), ":10: a parameter's line has 4 num"),
     "order": (SMALL.replace("b2 = ", "b3 = "), ":10: parameter b3 where b2 is expected"),
     "few": (SMALL.replace("  b2 =   1   2   4.0  0.1\n", ""), ":5: the model has 2 parameters, 1"),
     "name": (SMALL.replace("b2*x", "b2*q"), ":7: the model 'b1 + b2*q' cannot be read: 'q' is"),

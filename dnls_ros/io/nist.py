@@ -166,7 +166,9 @@ class _Reader:
             line = Line(self.path, number, tuple(found.group(2).split()))
             if int(found.group(1)) != len(rows) + 1:
                 line.fail(f"parameter b{found.group(1)} where b{len(rows) + 1} is expected")
-            rows.append(line.reals(0, 4 if not rows else len(rows[0]), "a parameter's line"))
+            # One start or more, the certified value, its deviation: as many as in the first line.
+            count = len(rows[0]) if rows else max(3, len(line.words))
+            rows.append(line.reals(0, count, "a parameter's line"))
         stated = int(self.value(r"(\d+) Parameters"))
         if len(rows) != stated:
             at = self.find(r"(\d+) Parameters")[0]
