@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.reference_table import GRAPHS
 from dnls_ros.costs.point import seen_point
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.g2o import read_g2o, write_g2o
@@ -20,19 +21,6 @@ from dnls_ros.problem import Values, check_jacobians
 
 F64 = torch.float64
 
-# At the file's vertices, at the chordal initialization (None: not compared), at the minimum.
-KNOWN = {
-    "tinyGrid3D": (143.3178735535, 14.36842873, 9.313909433544),
-    "smallGrid3D": (83894.33343553, 785.2401969, 517.9253323604),
-    "parking-garage": (8363.60194812, 0.7102298541, 0.6341923996323),
-    "sphere2500": (1305657.711806, 839.5702766, 675.7009629259),
-    "CSAIL": (None, 10245.59544, 20.27544167204),
-    # The reference starts from 23.89884549: its weights of the chordal relaxation differ slightly.
-    "intel": (276.9978977821, None, 22.50211654395),
-    "manhattan": (None, 135500.6431, 1774.520535031),
-    "M3500": (1317356.272512, 87.95487071, 68.95743912354),
-}
-
 
 def minimum(graph: PoseGraph, initial: Values) -> Solution:
     free = graph.free(initial)
@@ -42,21 +30,21 @@ def minimum(graph: PoseGraph, initial: Values) -> Solution:
     return minimize(graph.problem(), free, LevenbergMarquardt(), linear, stop)
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_known_graphs_reach_their_minima_from_chordal_initialization(dnls_data, name):
-    at_file, at_chordal, lowest = KNOWN[name]
+    known = GRAPHS[name]
     graph = read_g2o(dnls_data(f"g2o/{name}.g2o"))
-    if at_file is not None:
+    if known.at_file is not None:
         given = graph.problem().objective(graph.free(graph.initial("file")))
-        assert float(given) == pytest.approx(at_file, rel=1e-9)
+        assert float(given) == pytest.approx(known.at_file, rel=1e-9)
     else:
         with pytest.raises(DnlsError, match="no pose vertices"):
             graph.initial("file")
     found = minimum(graph, graph.initial("chordal"))
-    if at_chordal is not None:
-        assert float(found.initial_cost) == pytest.approx(at_chordal, rel=1e-8)
+    if name != "intel":  # its weights of the chordal relaxation differ slightly
+        assert float(found.initial_cost) == pytest.approx(known.at_chordal, rel=1e-8)
     assert found.status[0].converged
-    assert float(found.cost) == pytest.approx(lowest, rel=1e-10)
+    assert float(found.cost) == pytest.approx(known.minimum, rel=1e-10)
 
 
 def noisy_loop(kind: type[SE2 | SE3], tmp_path: Path, seed: int = 0) -> Path:
@@ -283,4 +271,4 @@ def test_the_dense_solver_agrees(dnls_data):
     graph = read_g2o(dnls_data("g2o/tinyGrid3D.g2o"))
     free = graph.free(graph.initial("chordal"))
     found = minimize(graph.problem(), free, LevenbergMarquardt(), Dense(), Tolerances(cost=1e-12))
-    assert float(found.cost) == pytest.approx(KNOWN["tinyGrid3D"][2], rel=1e-10)
+    assert float(found.cost) == pytest.approx(GRAPHS["tinyGrid3D"].minimum, rel=1e-10)
