@@ -164,6 +164,21 @@ def moving_frame_rows(theirs: ModuleType, ours: ModuleType) -> list[Row]:
     return rows
 
 
+def sample_rows(theirs: ModuleType, ours: ModuleType, count: int = 10_000) -> list[Row]:
+    """The Gaussian at the minimum of ½‖2 (x − (3, 4))‖², in float64."""
+    cells: list[str] = []
+    figures: dict[str, Any] = {}
+    for key, side in (("theirs", theirs), ("ours", ours)):
+        drawn, solution = side.samples(count)
+        mean, spread = drawn.double().mean(0), drawn.double().std(0)
+        kind = str(drawn.dtype).removeprefix("torch.")
+        figures[key] = {"mean": mean.tolist(), "deviation": spread.tolist(), "dtype": kind}
+        figures[key]["solution"] = solution.tolist()
+        cells.append(f"{mean[0]:.2f}, {mean[1]:.2f} ± {spread[0]:.2f}, {spread[1]:.2f}; {kind}")
+    question = "samples around the solution (3, 4): mean ± deviation, type"
+    return [Row(question, *cells, "3, 4 ± 0.5, 0.5; float64", figures)]
+
+
 @dataclass(frozen=True)
 class CubeCase:
     """By what a solved cube is differentiated."""
@@ -257,6 +272,7 @@ def all_rows(theirs: ModuleType, ours: ModuleType, directions: int) -> list[Row]
         *cube_rows(theirs, ours, directions),
         *small_angle_rows(theirs, ours),
         *moving_frame_rows(theirs, ours),
+        *sample_rows(theirs, ours),
     ]
 
 

@@ -78,7 +78,7 @@ MILESTONES = {
         "problem-49-7776-pre.txt", 6, 850912.4606808407, 13388.8
     ),
     "Ladybug-49, the end": Milestone(
-        "problem-49-7776-pre.txt", 400, 850912.4606808407, 13344.2436
+        "problem-49-7776-pre.txt", 200, 850912.4606808407, 13344.2436
     ),
     "dubrovnik-3-7, the end": Milestone(
         "gtsam/dubrovnik-3-7-pre.txt", 200, 2764.21998442218, 0.020060046542

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from benchmarks.side_by_side import F64, STARTS, Cube, Ends, Theta, small_tangents
 from dnls_ros.costs import between, moving_frame_between, prior
-from dnls_ros.diff import Adjoint, Implicit, Unroll, solve
+from dnls_ros.diff import (
+    Adjoint,
+    DirectLoss,
+    Implicit,
+    Truncated,
+    Unroll,
+    local_samples,
+    solve,
+)
 from dnls_ros.lie import SE2, SE3, SO3, Euclidean, LieGroup
 from dnls_ros.linear import Cholmod, Dense
 from dnls_ros.optim import (
@@ -29,6 +37,8 @@ ADJOINTS: dict[str, Adjoint] = {
     "implicit": Implicit(),
     "implicit, Gauss–Newton": Implicit("gauss_newton"),
     "unroll": Unroll(),
+    "truncated(5)": Truncated(5),
+    "DLM": DirectLoss(),  # ε = 0.01
 }
 TIGHT = Tolerances(cost=0, step=1e-12, gradient=1e-12, iterations=100)
 
@@ -103,6 +113,22 @@ def quartic_slope(mode: Literal["implicit", "implicit, Gauss–Newton"]) -> floa
     block = found.values["x"]
     assert isinstance(block, Tensor)
     return float(torch.autograd.grad(block.sum(), theta)[0])
+
+
+def samples(count: int) -> tuple[Tensor, Tensor]:
+    """Solves r = 2 (x − (3, 4)) from 0, then draws (count, 2) from the Gaussian there.
+
+    Returns:
+        The samples, and the solution (2,).
+    """
+    target = torch.tensor([[[3.0, 4.0]]], dtype=F64)
+    problem = Problem(known=prior(plane[[0]], target, noise=Isotropic(0.5)))
+    initial = plane.values([0], torch.zeros(1, 1, 2, dtype=F64))
+    found = minimize(problem, initial, GaussNewton(), Dense())
+    steps = local_samples(found, count, generator=torch.Generator().manual_seed(1))
+    block = found.values["x"]
+    assert isinstance(block, Tensor)
+    return block[0] + steps[0], block[0, 0]
 
 
 def small_angle_maps(group: type[LieGroup]) -> tuple[Tensor, Tensor]:

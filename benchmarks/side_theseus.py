@@ -28,7 +28,8 @@ METHODS: dict[str, tuple[type, dict[str, Any]]] = {
 ADJOINTS: dict[str, dict[str, Any]] = {
     "implicit": {"backward_mode": "implicit"},
     "unroll": {"backward_mode": "unroll"},
-    "DLM": {"backward_mode": "dlm"},
+    "truncated(5)": {"backward_mode": "truncated", "backward_num_iterations": 5},
+    "DLM": {"backward_mode": "dlm"},  # ε = 0.01
 }
 CUBE_ITERATIONS = 20
 """Of Gauss–Newton, all of them done (tolerances 0), as in its cube example; half would do."""
@@ -107,6 +108,25 @@ def quartic_slope(mode: Literal["implicit"]) -> float:
     inputs = {"x": torch.ones(1, 1, dtype=F64), "theta": theta}
     solved, _ = layer.forward(inputs, optimizer_kwargs=ADJOINTS[mode])
     return float(torch.autograd.grad(solved["x"].sum(), theta)[0])
+
+
+def samples(count: int) -> tuple[Tensor, Tensor]:
+    """Solves r = 2 (x − (3, 4)) from 0, then draws (count, 2) from the Gaussian there.
+
+    Returns:
+        The samples, and the solution (2,).
+    """
+    p, target = (th.Vector(2, name=name, dtype=F64) for name in ("x", "t"))
+    objective = th.Objective(dtype=F64)
+    objective.add(th.Difference(p, target, th.ScaleCostWeight(2 * torch.ones(1, 1, dtype=F64))))
+    optimizer = th.GaussNewton(objective)
+    layer = th.TheseusLayer(optimizer)
+    inputs = {"x": torch.zeros(1, 2, dtype=F64), "t": torch.tensor([[3.0, 4.0]], dtype=F64)}
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        solved, _ = layer.forward(inputs)
+        drawn = layer.compute_samples(optimizer.linear_solver, n_samples=count)
+    return drawn[0].mT, solved["x"][0]
 
 
 def small_angle_maps(group: type[LieGroup]) -> tuple[Tensor, Tensor]:

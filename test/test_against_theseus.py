@@ -81,8 +81,8 @@ def test_the_quartic_is_differentiated_exactly():
 
 @CASES
 def test_gradients_of_a_cube_are_those_of_finite_differences(case, truths):
-    for mode in ("implicit", "unroll"):
-        assert wrong(side_dnls, case, truths, mode) < 1e-7
+    for mode, bound in (("implicit", 1e-7), ("unroll", 1e-7), ("truncated(5)", 0.1), ("DLM", 0.1)):
+        assert wrong(side_dnls, case, truths, mode) < bound
     assert wrong(side_dnls, case, truths, "implicit, Gauss–Newton") > 0.05
 
 
@@ -113,6 +113,13 @@ def test_the_jacobian_of_the_moving_frame_is_exact():
         assert moving_frame_error(side_dnls, size) < 1e-9
 
 
+def test_samples_lie_around_the_solution_in_its_type():
+    drawn, solution = side_dnls.samples(10_000)
+    assert drawn.dtype == solution.dtype == F64
+    torch.testing.assert_close(drawn.mean(0), solution, rtol=0, atol=0.02)  # four of its σ
+    torch.testing.assert_close(drawn.T.cov(), 0.25 * torch.eye(2, dtype=F64), rtol=0, atol=0.02)
+
+
 # -- the script -----------------------------------------------------------------------------------
 
 
@@ -134,7 +141,7 @@ def test_the_table_has_a_row_for_every_question_and_the_same_in_json(capsys, mon
     rows = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in table[2:]]
     figures = json.loads(line)
     assert [row[0] for row in rows] == list(figures)
-    assert len(rows) == 6 + 2 + 1 + 1 + 4 + 2
+    assert len(rows) == 6 + 2 + 1 + 1 + 4 + 2 + 1
     for _, left, right, _ in rows:  # both columns are ours here; one may say more than the other
         short, long = sorted((left, right), key=len)
         assert long.startswith(short)
@@ -218,6 +225,14 @@ def test_theseus_groups_lose_digits_near_the_identity(theirs, name):
 def test_theseus_leaves_the_logarithm_out_of_the_moving_frame(theirs):
     assert moving_frame_error(theirs, 1e-9) < 1e-8
     assert moving_frame_error(theirs, 1.0) > 0.1
+
+
+@FOREIGN
+def test_theseus_samples_around_another_point_in_float32(theirs):
+    drawn, solution = theirs.samples(10_000)
+    assert solution.tolist() == pytest.approx([3, 4])
+    assert drawn.dtype == torch.float32
+    assert float((drawn.double().mean(0) - solution).abs().max()) > 1
 
 
 @FOREIGN
