@@ -981,7 +981,7 @@ def failing_residual(p: Tensor) -> Tensor:
         (
             scalar_residual,
             None,
-            r"cost 'c' .*must be a vector \(r,\), scalar_residual returns \(\)",
+            r"cost 'c' .*'scalar_residual': .* of one instance has shape \(\), expected \(r,\)",
         ),
         (failing_residual, None, r"cost 'c' .*failing_residual cannot be evaluated: IndexError"),
         (cost(lambda p: p), Diagonal(torch.ones(3)), r"noise does not fit a residual of length 2"),

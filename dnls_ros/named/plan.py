@@ -251,16 +251,13 @@ def _check_group(plan: GroupPlan, group: FactorGroup, values: Values) -> None:
     try:
         with torch.no_grad():
             residual = replace(group, noise=None, loss=None).whitened(values)
+    except DnlsError as error:
+        raise DnlsError(f"{plan.describe()}: {error}") from error
     except Exception as error:  # a user's function may raise anything
         raise DnlsError(
             f"{plan.describe()}: {plan.cost.name} cannot be evaluated: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if residual.ndim != 3 or residual.shape[1] != group.count:
-        raise DnlsError(
-            f"{plan.describe()}: the residual of one instance must be a vector (r,), "
-            f"{plan.cost.name} returns {tuple(residual.shape[2:])}"
-        )
     if group.noise is None:
         return
     try:

@@ -2,7 +2,15 @@
 
 from dnls_ros.problem.axes import Shared
 from dnls_ros.problem.cost import Cost, check_jacobians, cost
+from dnls_ros.problem.differentiation import (
+    BackwardNetwork,
+    DenseAutodiff,
+    Differentiation,
+    Loop,
+    Vectorized,
+)
 from dnls_ros.problem.factors import FactorGroup, Group, Products
+from dnls_ros.problem.instances import Memory
 from dnls_ros.problem.normal import NormalEquations, normal_equations
 from dnls_ros.problem.prior import DensePrior
 from dnls_ros.problem.problem import Problem, cost_of, requires_grad, zero_step
@@ -26,19 +34,24 @@ from dnls_ros.problem.weighting import (
 
 __all__ = [
     "DCS",
+    "BackwardNetwork",
     "Barron",
     "Block",
     "Cauchy",
     "Cost",
+    "DenseAutodiff",
     "DensePrior",
     "Diagonal",
+    "Differentiation",
     "FactorGroup",
     "GemanMcClure",
     "Group",
     "Hinge",
     "Huber",
     "Isotropic",
+    "Loop",
     "Loss",
+    "Memory",
     "Noise",
     "NormalEquations",
     "Pattern",
@@ -52,6 +65,7 @@ __all__ = [
     "Tukey",
     "Values",
     "Variables",
+    "Vectorized",
     "Welsch",
     "check_jacobians",
     "cost",

@@ -3,7 +3,8 @@
 Once per import: the decorator notes the signature. Once per group: calling the cost with
 references and data makes a `FactorGroup`. Once per linearization: the residual is lifted over (B,
 M), by ``vmap`` or, for costs written over leading axes (``batched=True``), by calling it directly.
-Jacobians are with respect to right perturbations x ⊞ δ of the arguments.
+Jacobians are with respect to right perturbations x ⊞ δ of the arguments; what is not given
+analytically is differentiated by the cost's policy (`dnls_ros.problem.differentiation`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vmap
 from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.lie import Element, retract, tangent_dim
+from dnls_ros.problem.differentiation import Differentiation, Vectorized
+from dnls_ros.problem.instances import Instances
 from dnls_ros.problem.variables import storage
 
 if TYPE_CHECKING:
@@ -38,11 +40,19 @@ class Cost:
         residual: Maps one instance's arguments to (r,); with ``batched`` it maps (…, k) arguments
             to (…, r).
         batched: The functions are written over leading axes and need no ``vmap``.
+        differentiation: How Jacobians are found that are not analytic, and how a residual of one
+            instance is lifted over all.
     """
 
-    def __init__(self, residual: Residual, batched: bool = False) -> None:
+    def __init__(
+        self,
+        residual: Residual,
+        batched: bool = False,
+        differentiation: Differentiation = Vectorized(),
+    ) -> None:
         self.residual = residual
         self.batched = batched
+        self.differentiation = differentiation
         self.name = getattr(residual, "__name__", type(residual).__name__)
         self.parameters = tuple(inspect.signature(residual).parameters)
         self.analytic: Jacobians | None = None
@@ -95,12 +105,13 @@ class Cost:
         return make_group(self, arguments, noise, loss, mask)
 
     def evaluate(self, arguments: tuple[Any, ...], shape: tuple[int, int]) -> Tensor:
-        """(B, M, r) residuals of arguments whose leaves have axes (B|1, M|1, …)."""
-        if self.batched:
-            r = self.residual(*arguments)
-            return r if r.shape[:2] == shape else r.expand(*shape, r.shape[-1])
-        flat = _flatten_instances(arguments, shape)
-        return vmap(self.residual)(*flat).unflatten(0, shape)
+        """(B, M, r) residuals of arguments whose leaves have axes (B|1, M|1, …).
+
+        Raises:
+            DnlsError: The function returns what is no residual, or ``vmap`` cannot take it.
+        """
+        r = self.differentiation.evaluate(self._residuals(arguments, shape))
+        return r if r.shape[:2] == shape else r.expand(*shape, r.shape[-1])
 
     def linearize(
         self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
@@ -111,18 +122,23 @@ class Cost:
             if max(optimized) < len(lazy):
                 blocks = tuple(_expand(_computed(lazy[k]), shape) for k in optimized)
                 return residual.expand(*shape, residual.shape[-1]), blocks
-        return self.evaluate(arguments, shape), self.differentiate(arguments, shape, optimized)
+        known = self._known(arguments, shape, optimized)
+        if known is None:
+            return self._automatic(arguments, shape, optimized)
+        return self.evaluate(arguments, shape), known
 
     def differentiate(
         self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
     ) -> tuple[Tensor, ...]:
         """One (B, M, r, t_k) Jacobian for each argument position in ``optimized``."""
-        if self.analytic is not None:
-            batched = self.batched
-            lazy = self.analytic(*arguments) if batched else self.analytic_blocks(arguments, shape)
-            if max(optimized) < len(lazy):
-                return tuple(_expand(_computed(lazy[k]), shape) for k in optimized)
-        return self.autodiff(arguments, shape, optimized)
+        known = self._known(arguments, shape, optimized)
+        return self.autodiff(arguments, shape, optimized) if known is None else known
+
+    def autodiff(
+        self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
+        """The same by automatic differentiation through the retraction, as the policy does it."""
+        return self._automatic(arguments, shape, optimized)[1]
 
     def analytic_blocks(
         self, arguments: tuple[Any, ...], shape: tuple[int, int]
@@ -136,42 +152,52 @@ class Cost:
 
         if self.batched:
             return computed(*arguments)
-        flat = _flatten_instances(arguments, shape)
-        return tuple(b.unflatten(0, shape) for b in vmap(computed)(*flat))
+        return self.differentiation.evaluate(
+            Instances(self.name, computed, False, arguments, shape, axes=2)
+        )
 
-    def autodiff(
+    def _residuals(self, arguments: tuple[Any, ...], shape: tuple[int, int]) -> Instances:
+        return Instances(self.name, self.residual, self.batched, arguments, shape)
+
+    def _known(
         self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
-    ) -> tuple[Tensor, ...]:
-        """The same by ``vmap(jacrev)`` through the retraction.
+    ) -> tuple[Tensor, ...] | None:
+        """The analytic Jacobians, if there are some for all of ``optimized``."""
+        if self.analytic is None:
+            return None
+        batched = self.batched
+        lazy = self.analytic(*arguments) if batched else self.analytic_blocks(arguments, shape)
+        if max(optimized) >= len(lazy):
+            return None
+        return tuple(_expand(_computed(lazy[k]), shape) for k in optimized)
 
-        Reverse mode: ``vmap(jacfwd)`` over ``linalg.solve`` is silently wrong in torch 2.13.
-        """
-        flat = _flatten_instances(arguments, shape)
-        dims = [tangent_dim(flat[k]) for k in optimized]
-
-        def one(*instance: Any) -> Tensor:
-            def moved(delta: Tensor) -> Tensor:
-                parts = dict(zip(optimized, delta.split(dims), strict=True))
-                return self.residual(
-                    *(retract(a, parts[k]) if k in parts else a for k, a in enumerate(instance))
-                )
-
-            return jacrev(moved)(storage(instance[optimized[0]]).new_zeros(sum(dims)))
-
-        return vmap(one)(*flat).unflatten(0, shape).split(dims, -1)
+    def _automatic(
+        self, arguments: tuple[Any, ...], shape: tuple[int, int], optimized: tuple[int, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        residual, jacobian = self.differentiation.linearize(
+            self._residuals(arguments, shape), optimized
+        )
+        dims = [tangent_dim(arguments[k]) for k in optimized]
+        blocks = _expand(jacobian, shape).split(dims, -1)
+        return residual.expand(*shape, residual.shape[-1]), blocks
 
 
 @overload
 def cost(residual: Residual) -> Cost: ...
 @overload
-def cost(*, batched: bool) -> Callable[[Residual], Cost]: ...
 def cost(
-    residual: Residual | None = None, *, batched: bool = False
+    *, batched: bool = False, differentiation: Differentiation = Vectorized()
+) -> Callable[[Residual], Cost]: ...
+def cost(
+    residual: Residual | None = None,
+    *,
+    batched: bool = False,
+    differentiation: Differentiation = Vectorized(),
 ) -> Cost | Callable[[Residual], Cost]:
     """Decorator: makes a `Cost` of a residual function (of one instance, unless ``batched``)."""
     if residual is not None:
         return Cost(residual)
-    return lambda function: Cost(function, batched)
+    return lambda function: Cost(function, batched, differentiation)
 
 
 def _computed(block: Block) -> Tensor:
@@ -180,15 +206,6 @@ def _computed(block: Block) -> Tensor:
 
 def _expand(block: Tensor, shape: tuple[int, int]) -> Tensor:
     return block if block.shape[:2] == shape else block.expand(*shape, *block.shape[-2:])
-
-
-def _flatten_instances(arguments: tuple[Any, ...], shape: tuple[int, int]) -> tuple[Any, ...]:
-    """Leaves (B|1, M|1, …) as (B·M, …): one leading axis, as vmap wants it."""
-
-    def flat(leaf: Tensor) -> Tensor:
-        return leaf.expand(*shape, *leaf.shape[2:]).reshape(shape[0] * shape[1], *leaf.shape[2:])
-
-    return tuple(pytree.tree_map(flat, argument) for argument in arguments)
 
 
 def check_jacobians(
