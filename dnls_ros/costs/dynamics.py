@@ -16,6 +16,7 @@ from dnls_ros.costs.pose import difference_jacobians, log_jacobian
 from dnls_ros.lie import SE2, SE3, SO2, Element, LieGroup, local
 from dnls_ros.lie.series import inverse_slopes, squared_norm
 from dnls_ros.problem import SquareRootInformation, cost
+from dnls_ros.problem.checks import check_positive
 
 Motion = TypeVar("Motion", SE2, SE3)
 
@@ -130,8 +131,9 @@ def white_acceleration_noise(density: Tensor, dt: Tensor) -> SquareRootInformati
         dt: (…) [s].
 
     Raises:
-        DnlsError: A density is not positive definite.
+        DnlsError: A density is not positive definite, or dt not positive and finite.
     """
+    check_positive("white_acceleration_noise: dt", dt)
     factor = SquareRootInformation.from_covariance(density).factor
     return integrated_noise(factor / dt.sqrt()[..., None, None], dt)
 

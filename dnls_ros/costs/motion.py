@@ -12,6 +12,7 @@ from torch import Tensor
 from dnls_ros.costs.pose import difference_jacobians
 from dnls_ros.lie import Element, local
 from dnls_ros.problem import SquareRootInformation, cost
+from dnls_ros.problem.checks import check_positive
 
 
 @cost(batched=True)
@@ -90,7 +91,12 @@ def constant_velocity_noise(sigma: Tensor, dt: Tensor) -> SquareRootInformation:
     Args:
         sigma: (…, t) noise density of the velocity, per √s.
         dt: (…) [s].
+
+    Raises:
+        DnlsError: One of them is not positive and finite.
     """
+    check_positive("constant_velocity_noise: sigma", sigma)
+    check_positive("constant_velocity_noise: dt", dt)
     eye = torch.eye(sigma.shape[-1], dtype=sigma.dtype, device=sigma.device)
     return integrated_noise(eye / (sigma * dt[..., None].sqrt()).unsqueeze(-2), dt)
 

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.problem.axes import check_axes, join, map_leaves, picker, with_axes
+from dnls_ros.problem.checks import switches
 from dnls_ros.problem.cost import Cost
 from dnls_ros.problem.variables import Ref, Values
 from dnls_ros.problem.weighting import Loss, Noise
@@ -150,7 +151,8 @@ class FactorGroup:
     def whitened(self, values: Values, slots: Slots | None = None) -> Tensor:
         """L r, (B, M, r)."""
         r = self.cost.evaluate(*self._instances(values, slots))
-        return r if self.noise is None else self._guarded(self.noise).whiten(r)
+        noise = self._noise_of(r)
+        return r if noise is None else noise.whiten(r)
 
     def squared_norm(self, values: Values, slots: Slots | None = None) -> Tensor:
         """s = ‖L r‖², (B, M); 0 where masked, even if the residual is not finite there."""
@@ -173,8 +175,8 @@ class FactorGroup:
             blocks = self.cost.differentiate(*self._instances(at, slots), self.positions)
         dims = tuple(b.shape[-1] for b in blocks)
         jacobian = blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1)
-        if self.noise is not None:
-            noise = self._guarded(self.noise)
+        noise = self._noise_of(r)
+        if noise is not None:
             r, jacobian = noise.whiten(r), noise.whiten_jacobian(jacobian)
         if self.live is not None:
             r = r.where(self.live[..., None], 0.0)
@@ -204,6 +206,16 @@ class FactorGroup:
             filled[position] = values.gather(ref, where)
         shape = (max(values.batch, self.batch), self.count)
         return tuple(self._guarded(argument) for argument in filled), shape
+
+    def _noise_of(self, residual: Tensor) -> Noise | None:
+        """The noise, if there is one, that fits the residuals."""
+        noise = self.noise
+        if noise is not None and noise.length not in (None, residual.shape[-1]):
+            raise DnlsError(
+                f"cost '{self.cost.name}': {type(noise).__name__} is for residuals of length "
+                f"{noise.length}, but they have length {residual.shape[-1]}"
+            )
+        return self._guarded(noise)
 
     def _guarded(self, tree: Any) -> Any:
         """The same numbers; masked factors have derivatives of zero even where those are NaN."""
@@ -286,7 +298,8 @@ def make_group(
     """Checks a cost's call and brings its constants to axes (B|1, M|1, …).
 
     Raises:
-        DnlsError: Nothing is optimized, references differ in length, or data has the wrong axes.
+        DnlsError: Nothing is optimized, references differ in length, data has the wrong axes, or
+            the mask holds anything but 0 and 1.
     """
     positions = tuple(k for k, a in enumerate(arguments) if isinstance(a, Ref))
     refs = tuple(a for a in arguments if isinstance(a, Ref))
@@ -305,7 +318,15 @@ def make_group(
         check_axes(f"cost '{cost.name}': {parameter}", argument, count)
     for what, tree in (("noise", noise), ("loss", loss), ("mask", mask)):
         check_axes(f"cost '{cost.name}': {what}", tree, count)
-    live = None if mask is None else (mask != 0).to(torch.float64)
+    live = None if mask is None else switches(f"cost '{cost.name}': mask", mask)
+    sizes = {
+        leaf.shape[0] for leaf in pytree.tree_leaves((data, noise, loss, mask)) if leaf is not None
+    }
+    if len(sizes - {1}) > 1:
+        raise DnlsError(
+            f"cost '{cost.name}': data, noise, loss and mask have batch axes of {sorted(sizes)}, "
+            "expected 1 or one common length"
+        )
     return FactorGroup(cost, refs, data, positions, noise, loss, live)
 
 

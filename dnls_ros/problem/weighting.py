@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
+from dnls_ros.problem.checks import check_finite, check_positive
 
 Leaf = TypeVar("Leaf", bound=type)
 _F64 = torch.float64
@@ -45,22 +46,25 @@ def _rebuild(cls: type, attributes: dict[str, object]) -> object:
 def _positive(owner: object, name: str, value: Tensor | float, own_axes: int = 0) -> Tensor:
     """The value with axes (B|1, M|1, …), checked."""
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    if not bool((tensor.detach() > 0).all()) or not bool(tensor.detach().isfinite().all()):
-        raise DnlsError(
-            f"{type(owner).__name__}: {name} must be positive and finite, got {tensor.detach()}"
-        )
+    check_positive(f"{type(owner).__name__}: {name}", tensor)
     return tensor[None, None] if tensor.ndim == own_axes else tensor
 
 
 def _as_tensor(value: Tensor | float) -> Tensor:
-    assert isinstance(
-        value, Tensor
-    )  # __post_init__ made it one; the field's type speaks to the caller
+    assert isinstance(value, Tensor)  # __post_init__ made it one; callers may give a number
     return value
 
 
 class Noise(ABC):
-    """A Gaussian noise model: turns residuals [unit] into whitened ones [σ]."""
+    """A Gaussian noise model: turns residuals [unit] into whitened ones [σ].
+
+    What shall count nothing has no infinite σ: it is masked, ``cost(…, mask=…)``.
+    """
+
+    @property
+    def length(self) -> int | None:
+        """r of the residuals that it whitens; None: any."""
+        return None
 
     @abstractmethod
     def whiten(self, residual: Tensor) -> Tensor:
@@ -113,6 +117,10 @@ class Diagonal(Noise):
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", _positive(self, "sigmas", self.sigmas, own_axes=1))
 
+    @property
+    def length(self) -> int | None:
+        return self.sigmas.shape[-1]
+
     def whiten(self, residual: Tensor) -> Tensor:
         return residual / self.sigmas.to(residual)
 
@@ -129,14 +137,20 @@ class SquareRootInformation(Noise):
     """A full information matrix Σ⁻¹ = LᵀL, given by L.
 
     Attributes:
-        factor: L, (r, r) or (B|1, M|1, r, r).
+        factor: L, (r, r) or (B|1, M|1, r, r). With fewer rows than columns it measures some
+            directions only.
     """
 
     factor: Tensor
 
     def __post_init__(self) -> None:
+        check_finite("SquareRootInformation: factor", self.factor)
         if self.factor.ndim == 2:
             object.__setattr__(self, "factor", self.factor[None, None])
+
+    @property
+    def length(self) -> int | None:
+        return self.factor.shape[-1]
 
     @classmethod
     def from_covariance(cls, covariance: Tensor) -> SquareRootInformation:
