@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.func import hessian, jacfwd, jacrev, vmap
 from torch.utils import _pytree as pytree
 
+import dnls_ros.costs
 from dnls_ros.costs import (
     MIN_DEPTH,
     DistanceField,
@@ -46,8 +49,10 @@ from dnls_ros.costs import (
     quasi_static_push,
     random_walk,
     range_bearing,
+    seen_point,
     stereo_reprojection,
     tag_corners,
+    tilt,
     velocity_prior,
     warped,
     white_acceleration_noise,
@@ -192,6 +197,10 @@ def _range(body: type[LieGroup], sensor: type[LieGroup], n: int) -> Case:
         return d.element(body), d.element(sensor), 2 * d.vector(n), z
 
     return range_bearing, arguments
+
+
+def _seen(kind: type[LieGroup], n: int) -> Case:
+    return seen_point, lambda d: (d.element(kind), 2 * d.vector(n), d.element(kind), d.vector(n))
 
 
 def _partial(kind: type[LieGroup]) -> Case:
@@ -372,9 +381,12 @@ CASES: dict[str, Case] = {
     "end_effector_pose": (end_effector_pose, _reach(False)),
     "end_effector_position": (end_effector_position, _reach(True)),
     "hinge": (hinge, _limits),
+    "tilt": (tilt, lambda d: (d.element(SE3), torch.nn.functional.normalize(d.vector(3), dim=-1))),
     "velocity_prior": (velocity_prior, lambda d: (d.vector(6), d.vector(6))),
     "partial_pose-SE2": _partial(SE2),
     "partial_pose-SE3": _partial(SE3),
+    "seen_point-plane": _seen(SE2, 2),
+    "seen_point-space": _seen(SE3, 3),
     "range_bearing-plane": _range(SE2, SE2, 2),
     "range_bearing-mounted": _range(SE2, SE3, 3),
     "range_bearing-lifted": _range(SE2, SE2, 3),
@@ -394,6 +406,19 @@ CASES: dict[str, Case] = {
 
 def named(case: str) -> str:
     return case.replace("<class 'dnls_ros.lie.", "").replace("'>", "")
+
+
+def test_every_cost_of_the_package_is_public_and_among_the_cases():
+    listed = {cost.name: cost for cost, _ in CASES.values()}
+    found: dict[str, Cost] = {}
+    for module in pkgutil.iter_modules(dnls_ros.costs.__path__):
+        named_here = vars(importlib.import_module(f"dnls_ros.costs.{module.name}"))
+        found |= {c.name: c for c in named_here.values() if isinstance(c, Cost)}
+    assert found.keys() == listed.keys(), "a cost without a case: add one to CASES"
+    for name, cost in found.items():
+        assert cost.analytic is not None
+        assert listed[name] is cost
+        assert getattr(dnls_ros.costs, name) is cost, f"dnls_ros.costs does not export {name}"
 
 
 @pytest.mark.parametrize("regime", ["uniform", "normal", "1e-7", "1e-12", "near_pi"])

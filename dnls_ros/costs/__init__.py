@@ -17,6 +17,7 @@ from dnls_ros.costs.end_effector import end_effector_pose as end_effector_pose
 from dnls_ros.costs.end_effector import end_effector_position as end_effector_position
 from dnls_ros.costs.geometry import moving_frame_between as moving_frame_between
 from dnls_ros.costs.geometry import point_to_plane as point_to_plane
+from dnls_ros.costs.imu import tilt as tilt
 from dnls_ros.costs.joints import Joint as Joint
 from dnls_ros.costs.joints import Mimic as Mimic
 from dnls_ros.costs.kinematics import KinematicTree as KinematicTree
@@ -30,6 +31,7 @@ from dnls_ros.costs.motion import velocity_prior as velocity_prior
 from dnls_ros.costs.photometric import homography as homography
 from dnls_ros.costs.photometric import homography_alignment as homography_alignment
 from dnls_ros.costs.photometric import warped as warped
+from dnls_ros.costs.point import seen_point as seen_point
 from dnls_ros.costs.pose import between as between
 from dnls_ros.costs.pose import partial_pose as partial_pose
 from dnls_ros.costs.pose import prior as prior
