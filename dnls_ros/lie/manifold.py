@@ -57,10 +57,20 @@ class LieGroup(ABC):
         raise NotImplementedError  # the dataclasses bring their own
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tensor, Tensor):
+            if torch.compiler.is_compiling():
+                return  # the compiler's stand-in for a tensor
+            raise DnlsError(
+                f"{self._named()}: got {type(self.tensor).__name__}, expected a tensor"
+            )
         got = tuple(self.tensor.shape)
         if not got or got[-1] != self.storage_dim:
-            name = f"{type(self).__name__}({dataclasses.fields(cast(Any, self))[0].name})"
-            raise DnlsError(f"{name}: got shape {got}, expected (*batch, {self.storage_dim})")
+            raise DnlsError(
+                f"{self._named()}: got shape {got}, expected (*batch, {self.storage_dim})"
+            )
+
+    def _named(self) -> str:
+        return f"{type(self).__name__}({dataclasses.fields(cast(Any, self))[0].name})"
 
     @property
     @abstractmethod
@@ -139,9 +149,33 @@ class LieGroup(ABC):
     def normalized(self) -> Self:
         """The same element with its quaternion or (cos, sin) scaled back to unit length."""
 
+    @abstractmethod
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """∂f(x Exp(δ))/∂δ at δ = 0, (…, t), from the gradient by the storage (…, storage_dim)."""
+
+    def compose(self, other: Self) -> Self:
+        """The product x · y, also written ``x @ y``.
+
+        In code for ``torch.compile`` call this: torch (2.13) does not trace the operator @ between
+        elements; it breaks the graph there or, with ``fullgraph``, says so.
+        """
+        if type(other) is not type(self):
+            raise DnlsError(
+                f"cannot compose {type(self).__name__} with {type(other).__name__}: "
+                "lift or project one of them first"
+            )
+        return type(self)(self.product(self.tensor, other.tensor))
+
     def between(self, other: Self) -> Self:
         """The other as seen from this one: x⁻¹ · y."""
         return type(self)(self.quotient(self.tensor, other.tensor))
+
+    def to(self, *target: torch.device | str | torch.dtype | Tensor) -> Self:
+        """The element with its storage converted as by ``Tensor.to``.
+
+        More precision does not make the storage more exact: `normalized` does.
+        """
+        return type(self)(cast(Any, self.tensor).to(*target))
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -161,14 +195,7 @@ class LieGroup(ABC):
     def __matmul__(self, other: Tensor) -> Tensor: ...
     def __matmul__(self, other: Self | Tensor) -> Self | Tensor:
         """Composition with an element of the same group, or action on points."""
-        if isinstance(other, Tensor):
-            return self.act(other)
-        if type(other) is not type(self):
-            raise DnlsError(
-                f"cannot compose {type(self).__name__} with {type(other).__name__}: "
-                "lift or project one of them first"
-            )
-        return type(self)(self.product(self.tensor, other.tensor))
+        return self.act(other) if isinstance(other, Tensor) else self.compose(other)
 
 
 Element: TypeAlias = Tensor | LieGroup
@@ -192,6 +219,7 @@ def register_group(cls: type[G]) -> type[G]:
         unflatten,
         serialized_type_name=f"dnls_ros.{cls.__name__}",
     )
+    torch.serialization.add_safe_globals([cls])  # torch.load takes elements, weights_only too
     return cls
 
 
@@ -228,7 +256,7 @@ class Euclidean:
 def retract(x: E, delta: Tensor) -> E:
     """The perturbed element x ⊞ δ = x · Exp(δ); for tensors x + δ."""
     if isinstance(x, LieGroup):
-        return cast(E, x @ type(x).exp(delta))
+        return cast(E, x.compose(type(x).exp(delta)))
     return cast(E, x + delta)
 
 

@@ -150,5 +150,10 @@ class SE2(LieGroup):
     def act(self, points: Tensor) -> Tensor:
         return rotate(self.xy_cossin[..., 2:], points) + self.translation
 
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        turn = self.rotation
+        moved = turn.inverse().act(gradient[..., :2])
+        return torch.cat([moved, turn.pull_back(gradient[..., 2:])], -1)
+
     def normalized(self) -> Self:
         return type(self)(torch.cat([self.translation, self.rotation.normalized().cossin], -1))

@@ -155,6 +155,11 @@ class SE3(LieGroup):
     def act(self, points: Tensor) -> Tensor:
         return rotate(self.xyz_xyzw[..., 3:], points) + self.translation
 
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        turn = self.rotation
+        moved = turn.inverse().act(gradient[..., :3])
+        return torch.cat([moved, turn.pull_back(gradient[..., 3:])], -1)
+
     def normalized(self) -> Self:
         return type(self)(torch.cat([self.translation, self.rotation.normalized().xyzw], -1))
 

@@ -92,6 +92,9 @@ class SO2(LieGroup):
     def act(self, points: Tensor) -> Tensor:
         return rotate(self.cossin, points)
 
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        return self.quotient(self.cossin, gradient)[..., 1:]
+
     def normalized(self) -> Self:
         return type(self)(
             self.cossin / torch.linalg.vector_norm(self.cossin, dim=-1, keepdim=True)

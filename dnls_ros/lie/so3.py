@@ -148,5 +148,9 @@ class SO3(LieGroup):
     def act(self, points: Tensor) -> Tensor:
         return rotate(self.xyzw, points)
 
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        # Exp(δ) ≈ (δ/2, 1), and left multiplication by a unit quaternion is a rotation of R⁴.
+        return 0.5 * self.quotient(self.xyzw, gradient)[..., :3]
+
     def normalized(self) -> Self:
         return type(self)(self.xyzw / torch.linalg.vector_norm(self.xyzw, dim=-1, keepdim=True))
