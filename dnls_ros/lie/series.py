@@ -34,6 +34,7 @@ class Constant:
     """A small constant tensor that is kept once for each dtype and device it is used with."""
 
     def __init__(self, values: Sequence[object]) -> None:
+        self._values = values
         self._reference = torch.tensor(values, dtype=torch.float64)
         self._kept = {
             (dtype, self._reference.device): self._reference.to(dtype)
@@ -42,6 +43,8 @@ class Constant:
 
     def like(self, x: Tensor) -> Tensor:
         """The constant in the dtype and on the device of ``x``."""
+        if torch.compiler.is_compiling():  # a graph gets the numbers, not a tensor from outside
+            return torch.tensor(self._values, dtype=x.dtype, device=x.device)
         kept = self._kept.get((x.dtype, x.device))
         return self._make(x) if kept is None else kept
 
@@ -155,8 +158,9 @@ def _horner(x: Tensor, rows: tuple[Constant, ...]) -> Tensor:
 
 def _readable(x: Tensor) -> bool:
     """Whether a branch on the numbers may be taken: no transform, no graph, no device to ask."""
-    hidden = x.requires_grad or x.is_cuda or is_functorch_wrapped_tensor(x)
-    return not (hidden or torch.compiler.is_compiling())
+    if torch.compiler.is_compiling():  # first: the compiler cannot trace the other questions
+        return False
+    return not (x.requires_grad or x.is_cuda or is_functorch_wrapped_tensor(x))
 
 
 def _blend(

@@ -133,11 +133,16 @@ class FactorGroup:
     @property
     def batch(self) -> int:
         """Size of the data's batch axis: B or 1 (noise and loss included)."""
-        return self._batch
+        # torch.compile cannot take the lock of a cached property.
+        return self._find_batch() if torch.compiler.is_compiling() else self._batch
 
     @cached_property
     def _batch(self) -> int:
-        return max((leaf.shape[0] for leaf in pytree.tree_leaves(self)), default=1)
+        return self._find_batch()
+
+    def _find_batch(self) -> int:
+        sizes = [leaf.shape[0] for leaf in pytree.tree_leaves(self)]
+        return max(sizes) if sizes else 1
 
     @property
     def live(self) -> Tensor | None:

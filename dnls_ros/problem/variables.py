@@ -151,7 +151,8 @@ class Values(Mapping[str, Element]):
     @property
     def batch(self) -> int:
         """B, the number of problems that are solved side by side."""
-        return max((storage(e).shape[0] for e in self.blocks.values()), default=1)
+        sizes = [storage(e).shape[0] for e in self.blocks.values()]
+        return max(sizes) if sizes else 1
 
     def layout(self) -> tuple[Block, ...]:
         """The blocks' places in the tangent vector, in the order of ``blocks``."""
