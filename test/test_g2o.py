@@ -41,8 +41,7 @@ def test_known_graphs_reach_their_minima_from_chordal_initialization(dnls_data, 
         with pytest.raises(DnlsError, match="no pose vertices"):
             graph.initial("file")
     found = minimum(graph, graph.initial("chordal"))
-    if name != "intel":  # its weights of the chordal relaxation differ slightly
-        assert float(found.initial_cost) == pytest.approx(known.at_chordal, rel=1e-8)
+    assert float(found.initial_cost) == pytest.approx(known.at_chordal, rel=1e-8)
     assert found.status[0].converged
     assert float(found.cost) == pytest.approx(known.minimum, rel=1e-10)
 

@@ -26,10 +26,7 @@ def test_the_command_reaches_the_minimum_of_a_known_graph(dnls_data, name):
     assert abs(graph.relative) < 1e-9
     if graph.reference.at_file is not None:
         assert graph.at_file == pytest.approx(graph.reference.at_file, rel=1e-9)
-    # The reference weighs the relaxation by the inverses of the information's two blocks; we take
-    # the blocks of the inverse. That is the same but where rotation and translation are coupled.
-    near = 2e-3 if name == "intel" else 1e-8
-    assert graph.figures["cost_initial"] == pytest.approx(graph.reference.at_chordal, rel=near)
+    assert graph.figures["cost_initial"] == pytest.approx(graph.reference.at_chordal, rel=1e-8)
 
 
 @pytest.mark.parametrize("name", some(MILESTONES, SLOW_BUNDLES))

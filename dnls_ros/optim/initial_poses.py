@@ -155,8 +155,8 @@ def _offset_jacobians(x_i: Tensor, x_j: Tensor, z: Tensor) -> tuple[Tensor, Tens
 def chordal(edges: RelativePoses, held: Values, linear: LinearSolver | None = None) -> Values:
     """The poses by the chordal relaxation, with isotropic weights.
 
-    κ and τ are those of the isotropic noise with the same total variance of rotation and of
-    translation as an edge's.
+    κ and τ are those of the isotropic noise with the same total variance as an edge's rotation
+    has, its translation given, and its translation, its rotation given (as SE-Sync takes them).
 
     Args:
         edges: The graph.
@@ -193,10 +193,10 @@ def chordal(edges: RelativePoses, held: Values, linear: LinearSolver | None = No
 
 def _isotropic(information: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Standard deviations (1, M) of rotation and of translation, the same in all directions."""
-    covariance = torch.linalg.pinv(information, hermitian=True)
-    variances = covariance.diagonal(dim1=-2, dim2=-1)
-    turn, shift = variances[..., n:].mean(-1), variances[..., :n].mean(-1)
-    return turn.sqrt(), shift.sqrt()
+    blocks = information[..., n:, n:], information[..., :n, :n]
+    covariances = (torch.linalg.pinv(block, hermitian=True) for block in blocks)
+    turn, shift = (c.diagonal(dim1=-2, dim2=-1).mean(-1).sqrt() for c in covariances)
+    return turn, shift
 
 
 def _solved(

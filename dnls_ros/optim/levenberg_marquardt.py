@@ -16,7 +16,7 @@ from dnls_ros.optim.method import Model, Outcome, Proposal, per_element, solvabl
 NEXT_TO_NOTHING = 1e-3
 """A λ relative to diag(H) that changes a step by no more than that share."""
 
-LEAST_OF_FIRST = 1e-6
+LEAST_OF_FIRST = 1e-12
 """Of D, relative to its own entries at the start."""
 
 LEAST = 1e-12
@@ -52,8 +52,7 @@ class LevenbergMarquardt:
         minimal_gain: Steps with a smaller ρ are rejected.
         scaled: D = diag(H), ellipsoidal damping that is invariant to units, instead of I.
         floor: Of the scaled D: ``"relative"`` to its largest entry, or ``"first"``: also to the
-            first D, so that a variable that loses its information on the way does not run away
-            (Ceres' bound of 1e-6 on scaled columns, but for columns next to nothing).
+            first D, so that a variable that loses its information on the way keeps some damping.
         relative: λ starts at ``initial`` · max diag(H) (Nielsen's τ), for D = I.
     """
 
