@@ -762,6 +762,29 @@ def test_a_backward_pass_without_a_derivative_is_taken_by_rows(
             Cost(residual, False, Vectorized("forward"))(point[range(3)]).linearize(values)
 
 
+def test_linearizations_can_be_transformed_in_turn() -> None:
+    for name in ("sighting", "patch"):  # by rows and by columns
+        tree = CASES[name].group(Vectorized())
+        leaves, spec = pytree.tree_flatten(tree)
+        functional = pytree.tree_leaves(torch.func.grad(lambda t: scored(*t))(tree))
+        leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+        plain = torch.autograd.grad(
+            scored(*pytree.tree_unflatten(leaves, spec)), leaves, materialize_grads=True
+        )
+        for a, b in zip(functional, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    group, values = tree
+    places = group.arguments[1]
+
+    def jacobian(p: Tensor) -> Tensor:
+        moved = replace(group, arguments=(None, p, group.arguments[2]))
+        return moved.linearize(values).jacobian
+
+    both = vmap(jacobian)(torch.stack([places, places + 0.1]))
+    for found, p in zip(both, (places, places + 0.1), strict=True):
+        torch.testing.assert_close(found, jacobian(p), rtol=1e-12, atol=1e-12)
+
+
 def test_nan_and_infinity_do_not_confuse_the_check_of_forward_mode() -> None:
     def residual(p: Tensor, z: Tensor) -> Tensor:
         return (p.square().sum(-1, keepdim=True) * z).sqrt()

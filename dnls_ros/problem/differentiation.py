@@ -69,7 +69,8 @@ class Vectorized:
 
     Attributes:
         mode: ``"auto"`` takes forward mode where r ≥ 4T, and reverse mode if the code cannot be
-            differentiated twice or the check fails. ``"forward"`` raises a `DnlsError` then.
+            differentiated twice, or the check fails or cannot be made (under a ``vmap`` of the
+            caller's). ``"forward"`` raises a `DnlsError` then.
         chunk: Instances at a time. It bounds what is needed meanwhile, r or T times the
             intermediate results, unless autograd records and keeps them all.
     """
@@ -96,12 +97,11 @@ class Vectorized:
             residual, jacobian, *image = box.vectorized(
                 lambda *x: self._chosen(*_pullback(box, x, optimized))
             )
-        except Exception as error:  # reverse mode raises it again if it is the cost's own
-            doubt = f"{type(error).__name__}: {error}"
-        else:
             if not image or _agree(jacobian.detach(), image[0].detach()):
                 return residual, jacobian
             doubt = "its columns contradict its rows"
+        except Exception as error:  # reverse mode raises it again if it is the cost's own
+            doubt = f"{type(error).__name__}: {error}"
         found = replace(self, mode="reverse")._linearized(box, optimized)
         if self.mode == "forward":
             raise DnlsError(
