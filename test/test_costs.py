@@ -64,7 +64,6 @@ from dnls_ros.lie import (
     SO2,
     SO3,
     Element,
-    Euclidean,
     LieGroup,
     lift,
     retract,
@@ -72,8 +71,6 @@ from dnls_ros.lie import (
 )
 from dnls_ros.problem import (
     Cost,
-    Diagonal,
-    Problem,
     Shared,
     SquareRootInformation,
     Values,
@@ -620,38 +617,6 @@ def test_a_position_fix_with_a_lever_arm_is_measured_along_the_axes_of_the_world
     torch.testing.assert_close(r[..., :3], antenna - z.translation)
     turned = SO3.exp(r[..., 3:]) @ z.rotation
     torch.testing.assert_close(turned.matrix(), (x @ mount).rotation.matrix())
-
-
-@pytest.mark.parametrize("group", [SE2, SE3])
-def test_the_cost_is_unchanged_under_a_global_left_transform(group):
-    d = Draw("normal")
-    t = group.tangent_dim
-    pose, twist = Variables("pose", group), Variables("twist", Euclidean(t))
-    ids, start, end = list(range(M)), list(range(M - 1)), list(range(1, M))
-    x, v = d.element(group), d.vector(t)
-    z = group.exp(d.vector(t)[:, : M - 1])
-    dt = d.duration()[:, : M - 1]
-    sigma = torch.full((1, M - 1, t), 0.3, dtype=F64)
-    problem = Problem(
-        odometry=between(pose[start], pose[end], z, noise=Diagonal(sigma)),
-        walk=random_walk(pose[start], pose[end]),
-        speed=body_twist(pose[start], pose[end], dt, d.vector(t)[:, : M - 1]),
-        motion=constant_velocity(
-            pose[start],
-            twist[start],
-            pose[end],
-            twist[end],
-            dt,
-            noise=constant_velocity_noise(sigma, dt),
-        ),
-    )
-    move = group.exp(d.vector(t)[:, :1])
-    values = [
-        Values({"pose": p, "twist": v}, {n: torch.tensor(ids) for n in ("pose", "twist")})
-        for p in (x, move @ x)
-    ]
-    before, after = (problem.objective(one) for one in values)
-    torch.testing.assert_close(after, before, rtol=1e-12, atol=0)
 
 
 # -- motion models ------------------------------------------------------------------------------

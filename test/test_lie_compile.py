@@ -158,6 +158,7 @@ def test_an_objective_that_looks_its_ids_up_compiles_around_that():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler for inductor")
+@pytest.mark.filterwarnings("ignore:`torch._prims_common.check`:FutureWarning")  # torch's own
 @IN_GROUP
 def test_inductor_makes_the_same_numbers(group):
     batch = arguments(group, 5)
