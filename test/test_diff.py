@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dnls_ros.costs.pose import between, prior
 from dnls_ros.diff import Implicit, Unroll, solve
-from dnls_ros.diff.krylov import conjugate_gradients, minres
 from dnls_ros.errors import DnlsError, DnlsWarning
 from dnls_ros.lie import SE2, Euclidean
 from dnls_ros.linear import Cholmod, Dense, LinearSolver
+from dnls_ros.linear.krylov import conjugate_gradients, minres
 from dnls_ros.optim import GaussNewton, LevenbergMarquardt, Solution, Status, Tolerances
 from dnls_ros.problem import (
     Cauchy,

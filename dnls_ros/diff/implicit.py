@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from dnls_ros.diff.adjoint import Minimizer, alive, attached, detached, without_graph
-from dnls_ros.diff.krylov import Operator, conjugate_gradients, minres
 from dnls_ros.errors import DnlsError, DnlsWarning
 from dnls_ros.linear import Factorization
+from dnls_ros.linear.krylov import Operator, conjugate_gradients, minres
 from dnls_ros.optim import Solution
 from dnls_ros.problem import Problem, Values, requires_grad, zero_step
 

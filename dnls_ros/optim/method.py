@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
-import torch
 from torch import Tensor
 
 from dnls_ros.errors import DnlsError
@@ -44,12 +43,7 @@ class Model:
 
     def multiply(self, vector: Tensor) -> Tensor:
         """H v, (B, n)."""
-        rows = self.pattern.index("rows", vector.device)
-        columns = self.pattern.index("columns", vector.device)
-        h, zero, shape = self.normal.hessian, torch.zeros_like(vector), self.normal.hessian.shape
-        below = zero.scatter_add(1, rows.expand(shape), h * vector.index_select(1, columns))
-        above = zero.scatter_add(1, columns.expand(shape), h * vector.index_select(1, rows))
-        return below + above - self.diagonal() * vector
+        return self.pattern.multiply(self.normal.hessian, vector)
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,6 +76,22 @@ class Pattern:
         matrix = matrix.index_put((torch.arange(values.shape[0])[:, None], rows, columns), values)
         return matrix + torch.tril(matrix, -1).mT
 
+    def multiply(self, values: Tensor, vector: Tensor) -> Tensor:
+        """A v for values (B, nnz) and v (B, n) or (B, n, k); differentiable."""
+        rows, columns = (self.index(name, vector.device) for name in ("rows", "columns"))
+        shape = (-1, *[1] * (vector.ndim - 2))
+        below = values.view(*values.shape, *shape[1:])
+        # The diagonal is stored once and counts once.
+        above = torch.where((rows == columns).view(shape), 0.0, below)
+        size = (*values.shape, *vector.shape[2:])
+        product = torch.zeros_like(vector)
+        product = product.scatter_add(
+            1, rows.view(shape).expand(size), below * vector.index_select(1, columns)
+        )
+        return product.scatter_add(
+            1, columns.view(shape).expand(size), above * vector.index_select(1, rows)
+        )
+
 
 HostSlots = Mapping[str, tuple[Tensor, ...]]
 """group → one (M,) slot tensor per reference, on the CPU."""
@@ -85,7 +101,7 @@ def _slots(groups: Mapping[str, Group], values: Values) -> HostSlots:
     return {name: tuple(values.slots(r) for r in group.refs) for name, group in groups.items()}
 
 
-def _distinct(keys: Ints, bound: int) -> tuple[Ints, Ints]:
+def distinct(keys: Ints, bound: int) -> tuple[Ints, Ints]:
     """The sorted distinct keys, all below ``bound``, and where each key lies among them."""
     if bound > LARGEST_TABLE:
         unique, inverse = np.unique(keys, return_inverse=True)
@@ -146,7 +162,7 @@ class Structure:
         ]
         diagonal = np.arange(n, dtype=np.int64) * (n + 1)
         keys = np.concatenate([diagonal, *(_keys(c, n) for c in columns)])
-        unique, inverse = _distinct(keys, n * n + 1)
+        unique, inverse = distinct(keys, n * n + 1)
         if len(unique) and unique[-1] == n * n:  # the bin's key sorts last
             unique = unique[:-1]
         positions = inverse[n:]
