@@ -27,7 +27,15 @@ from dnls_ros.io.g2o import ROTATION_INFORMATION
 from dnls_ros.io.nist import PARAMETERS, Regression, correct_digits
 from dnls_ros.io.pose_graph import INITIALIZATIONS
 from dnls_ros.io.problem_file import ProblemFile, read_problem
-from dnls_ros.linear import SOLVER_NAMES, LinearSolver, Schur, choose_solver
+from dnls_ros.linear import (
+    SOLVER_NAMES,
+    ConjugateGradients,
+    ImplicitSchur,
+    InexactStep,
+    LinearSolver,
+    Schur,
+    choose_solver,
+)
 from dnls_ros.optim import (
     Dogleg,
     GaussNewton,
@@ -41,6 +49,7 @@ from dnls_ros.optim.method import Method
 from dnls_ros.problem import Values
 
 METHODS = ("lm", "gn", "dogleg")
+ELIMINATING = ("schur", "implicit_schur")
 GRADIENT = 1e-8  # where the minimum is zero, no relative decrease of the cost ends a solve
 
 
@@ -63,7 +72,10 @@ def add_to(commands: Subparsers) -> None:
         help="of lm: by the diagonal of H, or the same for all unknowns",
     )
     parser.add_argument(
-        "--linear", choices=(*SOLVER_NAMES, "schur"), default="auto", help="schur is for BAL"
+        "--linear",
+        choices=(*SOLVER_NAMES, "pcg", *ELIMINATING),
+        default="auto",
+        help="pcg: conjugate gradients; schur and implicit_schur are for BAL",
     )
     parser.add_argument(
         "--information",
@@ -145,8 +157,16 @@ def _linear(name: str, loaded: ProblemFile, initial: Values) -> tuple[LinearSolv
     cpu = torch.device("cpu")
     order = initial.layout()[-1].stop
     bundle = loaded.content if isinstance(loaded.content, BundleAdjustment) else None
-    if name == "schur" and bundle is None:
-        raise DnlsError(f"--linear schur eliminates the points of BAL, got a {loaded.format} file")
+    if name in ELIMINATING and bundle is None:
+        raise DnlsError(f"--linear {name} eliminates the points of BAL, got a {loaded.format} file")
+    iterative = ConjugateGradients(inexact=InexactStep())
+    if name == "pcg":
+        return iterative, "conjugate gradients with inexact steps, block-Jacobi"
+    if name == "implicit_schur":
+        return ImplicitSchur("point", iterative), (
+            "points eliminated, then conjugate gradients with inexact steps, Schur–Jacobi; the "
+            "reduced matrix is never formed"
+        )
     if bundle is None or name not in ("auto", "schur"):
         return choose_solver(name, order, cpu)
     inner, why = choose_solver("auto", 9 * len(bundle.cameras), cpu)

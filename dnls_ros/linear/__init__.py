@@ -4,23 +4,39 @@ from dnls_ros.linear.cholmod import Cholmod
 from dnls_ros.linear.choose import SOLVER_NAMES, choose_device, choose_solver
 from dnls_ros.linear.dense import Dense
 from dnls_ros.linear.fitting import Fitting
-from dnls_ros.linear.marginals import marginal_covariance, tangent_indices
+from dnls_ros.linear.implicit_schur import ImplicitSchur
+from dnls_ros.linear.marginals import marginal_covariance, marginal_covariances, tangent_indices
+from dnls_ros.linear.pcg import ConjugateGradients, InexactStep
 from dnls_ros.linear.schur import Schur
-from dnls_ros.linear.solver import Factorization, LinearSolver, Symbolic, solve, solve_with
+from dnls_ros.linear.solver import (
+    Factorization,
+    LinearSolver,
+    Symbolic,
+    solve,
+    solve_step,
+    solve_with,
+    step_of,
+)
 
 __all__ = [
     "SOLVER_NAMES",
     "Cholmod",
+    "ConjugateGradients",
     "Dense",
     "Factorization",
     "Fitting",
+    "ImplicitSchur",
+    "InexactStep",
     "LinearSolver",
     "Schur",
     "Symbolic",
     "choose_device",
     "choose_solver",
     "marginal_covariance",
+    "marginal_covariances",
     "solve",
+    "solve_step",
     "solve_with",
+    "step_of",
     "tangent_indices",
 ]

@@ -97,6 +97,11 @@ class CholmodFactorization:
     ok: Tensor
 
     @property
+    def dtype(self) -> torch.dtype:
+        """CHOLMOD's."""
+        return torch.float64
+
+    @property
     def nnz(self) -> int:
         """Entries of L, 0 if no matrix was positive definite."""
         return next((f.nnz() for f in self.factors if f is not None), 0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dnls_ros.linear.solver import check_rhs, check_values
+from dnls_ros.linear.solver import as_columns, check_rhs, check_values
 from dnls_ros.problem.structure import Pattern
 
 
@@ -53,6 +53,11 @@ class DenseFactorization:
     ok: Tensor
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrices."""
+        return self.factor.dtype
+
+    @property
     def nnz(self) -> int:
         """The whole lower triangle."""
         return self.pattern.n * (self.pattern.n + 1) // 2
@@ -60,8 +65,7 @@ class DenseFactorization:
     def solve(self, rhs: Tensor) -> Tensor:
         """A⁻¹ rhs for rhs (B, n) or (B, n, k)."""
         check_rhs(rhs, self.factor, self.pattern.n)
-        columns = rhs.detach() if rhs.ndim == 3 else rhs.detach()[:, :, None]
-        x = torch.cholesky_solve(columns, self.factor)
+        x = torch.cholesky_solve(as_columns(rhs), self.factor)
         return x.masked_fill(~self.ok[:, None, None], torch.nan).view(rhs.shape)
 
     def diagonal(self) -> Tensor:

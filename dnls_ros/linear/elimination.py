@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.problem.structure import Ints, Pattern
+from dnls_ros.linear.jacobi import own_positions
+from dnls_ros.problem.structure import Ints, Pattern, distinct
 from dnls_ros.problem.variables import Block
 
 
@@ -28,43 +29,39 @@ class DegreeClass:
     Attributes:
         own: (N, t) the variables' unknowns.
         own_values: (N, t, t) positions of E's lower triangles.
-        touched: (N, d) unknowns of the reduced system.
+        touched: (N, d) unknowns of the reduced system, ascending.
         coupling: (N, t, d) positions of Wᵀ.
-        fill: (N · d · d,) positions of HᵀH among the reduced values; upper halves go to a bin.
     """
 
     own: Tensor
     own_values: Tensor
     touched: Tensor
     coupling: Tensor
-    fill: Tensor
 
     def to(self, device: torch.device) -> DegreeClass:
         """The same positions on a device."""
-        fields = (self.own, self.own_values, self.touched, self.coupling, self.fill)
+        fields = (self.own, self.own_values, self.touched, self.coupling)
         return DegreeClass(*(t.to(device) for t in fields))
 
 
 @dataclass(frozen=True, eq=False)
-class Elimination:
+class Partition:
     """How a pattern falls into eliminated variables and the rest.
 
     Attributes:
         classes: The eliminated variables.
         kept: (n_k,) unknowns that remain.
         kept_values: (nnz of K,) positions of K among the values.
-        kept_targets: (nnz of K,) the same entries' positions among the reduced values.
-        reduced: The pattern of the reduced system.
+        kept_pattern: Of K.
     """
 
     classes: tuple[DegreeClass, ...]
     kept: Tensor
     kept_values: Tensor
-    kept_targets: Tensor
-    reduced: Pattern
+    kept_pattern: Pattern
 
     @classmethod
-    def of(cls, pattern: Pattern, names: tuple[str, ...]) -> Elimination:
+    def of(cls, pattern: Pattern, names: tuple[str, ...]) -> Partition:
         """Eliminates the named blocks.
 
         Raises:
@@ -77,25 +74,40 @@ class Elimination:
         stays = member < 0
         reduced_of, size = np.cumsum(stays) - 1, int(stays.sum())
         inside = np.flatnonzero(stays[pattern.rows] & stays[pattern.columns])
-        classes = [
-            fields
-            for block in gone
-            for fields in _by_degree(_couplings(pattern, block, reduced_of))
-        ]
-        fills = [_pair_keys(touched, size) for _, _, touched, _ in classes]
-        own = reduced_of[pattern.columns[inside]] * size + reduced_of[pattern.rows[inside]]
-        keys = np.unique(np.concatenate([own, *fills]))
-        keys = keys[keys < size * size]  # without the bin for upper halves
+        keys = reduced_of[pattern.columns[inside]] * size + reduced_of[pattern.rows[inside]]
+        classes = [_by_degree(_couplings(pattern, block, reduced_of)) for block in gone]
         return cls(
-            tuple(
-                DegreeClass(*map(torch.from_numpy, (*fields, np.searchsorted(keys, fill))))
-                for fields, fill in zip(classes, fills, strict=True)
-            ),
+            tuple(c for same_block in classes for c in same_block),
             torch.from_numpy(np.flatnonzero(stays)),
             torch.from_numpy(inside),
-            torch.from_numpy(np.searchsorted(keys, own)),
             Pattern.of(keys, size, remaining),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Fill:
+    """Where the numbers of K − HᵀH go.
+
+    Attributes:
+        pattern: Of the reduced system.
+        kept: (nnz of K,) positions of K's entries in it.
+        classes: For each class (N · d · d,) positions of HᵀH; upper halves go to a bin.
+    """
+
+    pattern: Pattern
+    kept: Tensor
+    classes: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, partition: Partition) -> Fill:
+        """The pattern that elimination fills."""
+        k = partition.kept_pattern
+        parts = [k.columns * k.n + k.rows]
+        parts += [_pair_keys(c.touched.numpy(), k.n) for c in partition.classes]
+        keys, places = distinct(np.concatenate(parts), k.n * k.n + 1)
+        keys = keys[keys < k.n * k.n]  # without the bin for upper halves
+        kept, *classes = torch.from_numpy(places).split([len(part) for part in parts])
+        return cls(Pattern.of(keys, k.n, k.blocks), kept, tuple(classes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,10 +184,6 @@ def _where(pattern: Pattern, unknown: int) -> str:
 def _couplings(pattern: Pattern, block: Block, reduced_of: Ints) -> _Couplings:
     t, count, n = block.tangent_dim, block.count, pattern.n
     rows, columns = pattern.rows, pattern.columns
-    mine = _inside(rows, block) & _inside(columns, block)
-    own_values = np.full((count, t, t), pattern.nnz, np.int64)
-    variable, axis = np.divmod(rows[mine] - block.offset, t)
-    own_values[variable, axis, (columns[mine] - block.offset) % t] = np.flatnonzero(mine)
     outside = np.flatnonzero(_inside(rows, block) ^ _inside(columns, block))
     is_row = _inside(rows[outside], block)
     variable, axis = np.divmod(np.where(is_row, rows[outside], columns[outside]) - block.offset, t)
@@ -185,7 +193,7 @@ def _couplings(pattern: Pattern, block: Block, reduced_of: Ints) -> _Couplings:
     positions[pair_of, axis] = outside
     return _Couplings(
         block.offset + np.arange(count * t, dtype=np.int64).reshape(count, t),
-        own_values,
+        own_positions(pattern, block),
         np.bincount(pairs // n, minlength=count),
         reduced_of[pairs % n],
         positions,
@@ -196,17 +204,17 @@ def _inside(unknowns: Ints, block: Block) -> NDArray[np.bool_]:
     return (unknowns >= block.offset) & (unknowns < block.stop)
 
 
-def _by_degree(couplings: _Couplings) -> list[tuple[Ints, Ints, Ints, Ints]]:
-    """The first four fields of a `DegreeClass` for each number of touched unknowns."""
+def _by_degree(couplings: _Couplings) -> list[DegreeClass]:
+    """One class for each number of touched unknowns."""
     start = np.cumsum(couplings.degree) - couplings.degree
-    out: list[tuple[Ints, Ints, Ints, Ints]] = []
+    out: list[DegreeClass] = []
     for degree in np.unique(couplings.degree):
         which = np.flatnonzero(couplings.degree == degree)
         at = start[which, None] + np.arange(degree)
         coupling = np.ascontiguousarray(couplings.positions[at].swapaxes(1, 2))
-        out.append(
-            (couplings.own[which], couplings.own_values[which], couplings.touched[at], coupling)
-        )
+        own, own_values = couplings.own[which], couplings.own_values[which]
+        fields = (own, own_values, couplings.touched[at], coupling)
+        out.append(DegreeClass(*map(torch.from_numpy, fields)))
     return out
 
 

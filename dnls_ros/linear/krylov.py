@@ -147,28 +147,34 @@ class _Run:
         self.iterations = torch.zeros_like(self.live, dtype=torch.int64)
 
     def advance(self, count: int, rounding: Operator | None) -> None:
-        """One iteration of all that are live."""
+        """One iteration of all that are live; what is computed for the others is dropped."""
         product = self.multiply(self.direction)
         curvature = _dot(self.direction, product)
         self.indefinite = self.indefinite | self.live & (curvature <= 0)
         self.live = self.live & (curvature > 0)  # NaN ends too, as neither
         self.iterations = self.iterations + self.live
-        alpha = self.rho / _safe(curvature)
+        alpha, old = self.rho / curvature, self.rho
         self.x = torch.where(self.live, self.x + alpha * self.direction, self.x)
-        old = self.rho
         refresh = self.stop.refresh > 0 and count % self.stop.refresh == 0
         self._look(self.v - self.multiply(self.x) if refresh else self.residual - alpha * product)
-        small = self.live & self._small()
-        direction = self.z + self.rho / _safe(old) * self.direction
-        if bool(small.any()):
-            self._look(torch.where(small, self.v - self.multiply(self.x), self.residual))
-            direction = torch.where(small, self.z, direction)
-            enough = small & self._small()
-            if rounding is not None:
-                enough = enough | small & (self.rho <= rounding(self.x).square())
-            self._end(enough)
-        self._end(self._settled(count))
+        direction = self.z + self.rho / old * self.direction
+        if bool((self.live & (self.rho <= self.white_goal)).any()):
+            direction = self._verify(direction, rounding)
+        if self.stop.model > 0:
+            self._end(self._settled(count))
         self.direction = direction
+
+    def _verify(self, direction: Tensor, rounding: Operator | None) -> Tensor:
+        """Ends what is small with its true residual too; the rest of it starts again."""
+        small = self.live & self._small()
+        if not bool(small.any()):
+            return direction
+        self._look(torch.where(small, self.v - self.multiply(self.x), self.residual))
+        enough = self._small()
+        if rounding is not None:
+            enough = enough | (self.rho <= rounding(self.x).square())
+        self._end(small & enough)
+        return torch.where(small, self.z, direction)
 
     def _look(self, residual: Tensor) -> None:
         self.residual = torch.where(self.live, residual, self.residual)
@@ -181,10 +187,8 @@ class _Run:
 
     def _settled(self, count: int) -> Tensor:
         """By the quadratic model, Q = −½xᵀ(v + r)."""
-        if self.stop.model == 0.0:
-            return torch.zeros_like(self.live)
         before, self.q = self.q, -0.5 * _dot(self.x, self.v + self.residual)
-        return count * (self.q - before) / _safe(self.q) < self.stop.model
+        return count * (self.q - before) / self.q < self.stop.model
 
     def _end(self, done: Tensor) -> None:
         self.converged = self.converged | self.live & done

@@ -3,7 +3,8 @@
 A solver is three methods. ``analyze`` is done once per sparsity pattern (ordering, symbolic work),
 ``factorize`` once per linearization and damping, ``solve`` once per right-hand side; a
 factorization is reused by marginals and adjoints. All are batched, and one element that is not
-positive definite never harms the others: its ``ok`` is false and its rows are NaN.
+positive definite never harms the others: its ``ok`` is false and its rows are NaN. An iterative
+solver factorizes its preconditioner only; what it cannot solve to its tolerance is NaN too.
 
 With A symmetric, λ = A⁻¹g and g = ∂f/∂x, implicit differentiation of A x = b gives ∂f/∂b = λ and
 ∂f/∂A = −λxᵀ. An entry (i, j) of the lower triangle stands for two entries of A when i ≠ j, hence
@@ -12,7 +13,7 @@ With A symmetric, λ = A⁻¹g and g = ∂f/∂x, implicit differentiation of A 
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from dnls_ros.problem.structure import Pattern
 
 
 class Factorization(Protocol):
-    """A Cholesky factorization of a batch of matrices on one pattern."""
+    """A batch of matrices on one pattern, ready to be solved: their Cholesky factors."""
 
     @property
     def pattern(self) -> Pattern:
@@ -32,6 +33,11 @@ class Factorization(Protocol):
     @property
     def ok(self) -> Tensor:
         """(B,) bool: the matrix is finite and positive definite."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrices, and of right-hand sides."""
         ...
 
     @property
@@ -50,7 +56,19 @@ class Factorization(Protocol):
         """(B, n) diagonal of the factor L, in the order of the matrix; NaN where not ok.
 
         An entry is small where a direction is weakly determined.
+
+        Raises:
+            DnlsError: The solver is iterative: there is no factor.
         """
+        ...
+
+
+@runtime_checkable
+class Inexact(Protocol):
+    """A factorization that can do less for a step of an optimizer than for anything else."""
+
+    def step(self, rhs: Tensor) -> Tensor:
+        """As `Factorization.solve`, less exactly if its solver says so."""
         ...
 
 
@@ -106,6 +124,22 @@ def solve_with(factorization: Factorization, values: Tensor, rhs: Tensor) -> Ten
     return cast(Tensor, _Solve.apply(values, rhs, factorization))
 
 
+def solve_step(symbolic: Symbolic, values: Tensor, rhs: Tensor) -> Tensor:
+    """As `solve`, for a step that an optimizer will judge.
+
+    A solver with inexact steps may stop early, but not where autograd records: the derivative of
+    `solve` is that of an exact solution.
+    """
+    if torch.is_grad_enabled() and (values.requires_grad or rhs.requires_grad):
+        return solve(symbolic, values, rhs)
+    return step_of(symbolic.factorize(values), rhs)
+
+
+def step_of(factorization: Factorization, rhs: Tensor) -> Tensor:
+    """Its inexact solution if it has one, else its solution."""
+    return (factorization.step if isinstance(factorization, Inexact) else factorization.solve)(rhs)
+
+
 class _Solve(torch.autograd.Function):
     """The derivative of every solver; the module's docstring derives it."""
 
@@ -121,23 +155,27 @@ class _Solve(torch.autograd.Function):
         values, x = ctx.saved_tensors
         gradient, factorization = grads[0], cast(Factorization, ctx.factorization)
         adjoint = cast(Tensor, _Solve.apply(values, gradient, factorization))
-        shape = (-1, *[1] * (x.ndim - 1))
-        masked_out = ~factorization.ok & ~(gradient != 0).flatten(1).any(1)
-        adjoint = adjoint.masked_fill(masked_out.view(shape), 0.0)
+        # Where there is no solution and nobody asks for it, the derivative is zero.
+        unasked = ~(x.isfinite().all(1, keepdim=True) | (gradient != 0).any(1, keepdim=True))
+        adjoint = adjoint.masked_fill(unasked, 0.0)
         if not ctx.needs_input_grad[0]:
             return None, adjoint, None
-        x = x.masked_fill(~factorization.ok.view(shape), 0.0)
+        x = x.masked_fill(unasked, 0.0)
         return _on_pattern(adjoint, x, factorization.pattern), adjoint, None
 
 
 def _on_pattern(adjoint: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
     """−(λxᵀ + xλᵀ) on the lower triangle, halved on the diagonal; (B, nnz)."""
-    rows = torch.from_numpy(pattern.rows).to(x.device)
-    columns = torch.from_numpy(pattern.columns).to(x.device)
+    rows, columns = (pattern.index(name, x.device) for name in ("rows", "columns"))
     weight = torch.where(rows == columns, -0.5, -1.0).to(x.dtype)
     product = adjoint.index_select(1, rows) * x.index_select(1, columns)
     product = product + adjoint.index_select(1, columns) * x.index_select(1, rows)
     return weight * (product if x.ndim == 2 else product.sum(2))
+
+
+def as_columns(rhs: Tensor) -> Tensor:
+    """(B, n, k) of (B, n) or (B, n, k), not recorded by autograd."""
+    return rhs.detach() if rhs.ndim == 3 else rhs.detach()[:, :, None]
 
 
 def check_values(values: Tensor, pattern: Pattern) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.linear import solve
+from dnls_ros.linear import solve_step
 from dnls_ros.optim.method import Model, Outcome, Proposal, per_element, solvable
 
 
@@ -60,7 +60,7 @@ class Dogleg:
         """The point of the path at the radius; a singular system leaves the Cauchy direction."""
         gradient = model.normal.gradient
         if fresh:
-            newton = solve(model.symbolic, model.normal.hessian, -gradient)
+            newton = solve_step(model.symbolic, model.normal.hessian, -gradient)
             ok = solvable(newton)
             curvature = (gradient * model.multiply(gradient)).sum(1, keepdim=True)
             squared = gradient.square().sum(1, keepdim=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.linear import solve
+from dnls_ros.linear import solve_step
 from dnls_ros.optim.method import Model, Outcome, Proposal, solvable
 
 
@@ -36,7 +36,7 @@ class GaussNewton:
     def propose(self, state: Tensor, model: Model, fresh: bool) -> tuple[Proposal, Tensor]:
         """The Gauss–Newton step."""
         gradient = model.normal.gradient
-        full = solve(model.symbolic, model.normal.hessian, -gradient)
+        full = solve_step(model.symbolic, model.normal.hessian, -gradient)
         delta = self.step_size * full
         # With H δ_full = −g the model's decrease is −gᵀδ(1 − s/2) for the fraction s.
         decrease = -(gradient * delta).sum(1) * (1 - 0.5 * self.step_size)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.linear import solve
+from dnls_ros.linear import solve_step
 from dnls_ros.optim.damping import DampingRule, GainRatio, Geometric
 from dnls_ros.optim.method import Model, Outcome, Proposal, per_element, solvable
 
@@ -103,7 +103,7 @@ class LevenbergMarquardt:
         positions = model.pattern.index("diagonal", weight.device)
         damped = model.normal.hessian.index_add(1, positions, weight)
         gradient = model.normal.gradient
-        delta = solve(model.symbolic, damped, -gradient)
+        delta = solve_step(model.symbolic, damped, -gradient)
         decrease = 0.5 * (delta * (weight * delta - gradient)).sum(1)
         full = (state.damping <= NEXT_TO_NOTHING) & self.scaled
         return Proposal(delta, decrease, solvable(delta), full), state

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from dnls_ros.errors import DnlsError

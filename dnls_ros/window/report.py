@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from dnls_ros.lie import LieGroup, local
-from dnls_ros.linear import Factorization
+from dnls_ros.linear import (
+    Factorization,
+    marginal_covariance,
+    marginal_covariances,
+    tangent_indices,
+)
 from dnls_ros.optim import Solution, Status
 from dnls_ros.problem import FactorGroup
 from dnls_ros.window.absorb import Registry
@@ -27,8 +32,6 @@ from dnls_ros.window.wanted import Wanted
 
 ROUNDING = 1e-9
 """A cost that did not change may seem to have grown by so much, relative."""
-COLUMNS = 240
-"""Of the inverse Hessian that are computed together where all its blocks are asked for."""
 UNKNOWN_VARIANCE = 1e6
 """Stands for a covariance that could not be computed: never zero, never NaN."""
 
@@ -62,36 +65,16 @@ class Marginals:
 
     def indices(self, name: str, slots: list[int]) -> list[int]:
         """Tangent indices of some variables of a block."""
-        block = next(b for b in self.factorization.pattern.blocks if b.name == name)
-        start = [block.offset + s * block.tangent_dim for s in slots]
-        return [s + k for s in start for k in range(block.tangent_dim)]
+        return tangent_indices(self.factorization.pattern, name, slots).tolist()
 
     def covariance(self, indices: list[int]) -> Tensor:
         """The joint covariance (k, k) of tangent entries; large if the window is singular."""
-        count = len(indices)
-        unit = torch.zeros(1, self.factorization.pattern.n, count, dtype=torch.float64)
-        unit[0, torch.tensor(indices), torch.arange(count)] = 1.0
-        block = self.factorization.solve(unit)[0, torch.tensor(indices)]
-        if not bool(block.isfinite().all()):
-            return UNKNOWN_VARIANCE * torch.eye(count, dtype=torch.float64)
-        return 0.5 * (block + block.mT)
+        joint = marginal_covariance(self.factorization, self.factorization.pattern, indices)
+        return _known(joint)[0]
 
     def blocks(self, name: str) -> Tensor:
         """The covariance (N, t, t) of each variable of a block, some columns at a time."""
-        block = next(b for b in self.factorization.pattern.blocks if b.name == name)
-        t, n = block.tangent_dim, self.factorization.pattern.n
-        out = torch.empty(block.count, t, t, dtype=torch.float64)
-        for first in range(0, block.count, COLUMNS // t):
-            slots = range(first, min(first + COLUMNS // t, block.count))
-            at = torch.arange(block.offset + slots.start * t, block.offset + slots.stop * t)
-            unit = torch.zeros(1, n, len(at), dtype=torch.float64)
-            unit[0, at, torch.arange(len(at))] = 1.0
-            columns = self.factorization.solve(unit)[0, at].unflatten(0, (len(slots), t))
-            own = columns.unflatten(2, (len(slots), t)).diagonal(dim1=0, dim2=2)
-            out[first : slots.stop] = own.permute(2, 0, 1)
-        out = 0.5 * (out + out.mT)
-        unknown = UNKNOWN_VARIANCE * torch.eye(t, dtype=torch.float64)
-        return torch.where(out.isfinite().all(-1).all(-1)[:, None, None], out, unknown)
+        return _known(marginal_covariances(self.factorization, name))[0]
 
     def twist(self, body: Body, slot: int) -> Tensor:
         """The body twist (1, t) at a state: estimated, or from its neighbour."""
@@ -105,6 +88,14 @@ class Marginals:
         end = max(slot, 1)
         seconds = float(stamps[end] - stamps[end - 1]) * 1e-9
         return local(self.pose(body, end - 1), self.pose(body, end)) / seconds
+
+
+def _known(covariances: Tensor) -> Tensor:
+    """Covariances (…, t, t) with what could not be computed replaced."""
+    unknown = torch.eye(covariances.shape[-1], dtype=covariances.dtype) * UNKNOWN_VARIANCE
+    return torch.where(
+        covariances.isfinite().all(-1).all(-1)[..., None, None], covariances, unknown
+    )
 
 
 def describe(done: Step, marginals: Marginals, wanted: Wanted | None = None) -> StepResult:
