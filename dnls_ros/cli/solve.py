@@ -158,7 +158,9 @@ def _linear(name: str, loaded: ProblemFile, initial: Values) -> tuple[LinearSolv
     order = initial.layout()[-1].stop
     bundle = loaded.content if isinstance(loaded.content, BundleAdjustment) else None
     if name in ELIMINATING and bundle is None:
-        raise DnlsError(f"--linear {name} eliminates the points of BAL, got a {loaded.format} file")
+        raise DnlsError(
+            f"--linear {name} eliminates the points of BAL, got a {loaded.format} file"
+        )
     iterative = ConjugateGradients(inexact=InexactStep())
     if name == "pcg":
         return iterative, "conjugate gradients with inexact steps, block-Jacobi"
