@@ -34,7 +34,6 @@ from dnls_ros.linear import (
 from dnls_ros.linear.krylov import Iterated, Stop
 from dnls_ros.linear.product import gram_product, gram_product_by_classes, product_with
 from dnls_ros.optim import Dogleg, GaussNewton, LevenbergMarquardt, Solution, Tolerances, minimize
-from dnls_ros.optim.nielsen import NielsenLevenbergMarquardt
 from dnls_ros.problem import Problem, Values
 from dnls_ros.problem.structure import Pattern
 from dnls_ros.problem.variables import Block
@@ -265,7 +264,7 @@ def test_inexact_steps_lead_to_the_same_minimum(name: str) -> None:
     eliminate, problem, start = PROBLEMS[name]
     stop = Tolerances(1e-14, 0.0, 1e-10, 200)
     rough = ConjugateGradients(inexact=InexactStep())
-    method = NielsenLevenbergMarquardt()
+    method = LevenbergMarquardt.ceres()
     exact = minimize(problem, start, method, Dense(), stop)
     for linear in (rough, Schur(eliminate, rough), ImplicitSchur(eliminate, rough)):
         found = minimize(problem, start, method, linear, stop)
@@ -353,7 +352,7 @@ def test_levenberg_marquardt_takes_the_same_iterates_with_every_solver(
     for limit in (1, 3, 6):
         stop = Tolerances(0.0, 0.0, 0.0, limit)
         ours, dense = (
-            minimize(problem, start, NielsenLevenbergMarquardt(), s, stop)
+            minimize(problem, start, LevenbergMarquardt.ceres(), s, stop)
             for s in (linear, Dense())
         )
         assert ours.accepted.tolist() == dense.accepted.tolist()
