@@ -412,6 +412,8 @@ def test_noise_and_loss_with_wrong_axes_are_refused_too() -> None:
         between(i, i, z, loss=Huber(torch.ones(1, 3)))
     with pytest.raises(DnlsError, match=r"'between': mask has shape \(1, 3\)"):
         between(i, i, z, mask=torch.ones(1, 3, dtype=torch.bool))
+    with pytest.raises(DnlsError, match=r"mask has shape \(4, 1, 19\), expected \(B\|1, M\)"):
+        between(i, i, z, mask=torch.ones(4, 1, 19))
 
 
 def test_a_call_is_checked() -> None:
@@ -482,6 +484,20 @@ def test_masked_rows_change_nothing_even_if_they_are_nan(loss: Loss | None) -> N
     for p in (one, other):
         gradients = torch.func.grad(lambda q: q.objective(values).sum())(p)
         assert all(leaf.isfinite().all() for leaf in pytree.tree_leaves(gradients))
+
+
+def test_constants_that_all_factors_share_are_not_copied_for_a_mask() -> None:
+    @cost(batched=True)
+    def read(x: Tensor, table: Tensor) -> Tensor:
+        assert table.shape[:2] == (1, 1)  # not one of 10 MB for each factor
+        return x + table[..., :3]
+
+    table, ids = torch.ones(1_000_000, dtype=F64), torch.arange(500)
+    group = read(point[ids], Shared(table), mask=(ids % 2 == 0)[None])
+    values = point.values(ids, torch.zeros(2, 500, 3, dtype=F64))
+    gradient = Problem(read=group).gradient(values).view(2, 500, 3)
+    assert (gradient[:, ::2] == 1).all()
+    assert (gradient[:, 1::2] == 0).all()
 
 
 def test_padding_keeps_the_numbers_and_the_structure() -> None:

@@ -23,8 +23,10 @@ def switches(what: str, mask: Tensor) -> Tensor:
     """A mask (B|1, M) in floating point.
 
     Raises:
-        DnlsError: It holds anything but 0 and 1 (or false and true).
+        DnlsError: It has other axes, or holds anything but 0 and 1 (or false and true).
     """
+    if mask.ndim != 2:
+        raise DnlsError(f"{what} has shape {tuple(mask.shape)}, expected (B|1, M)")
     good = (mask == 0) | (mask == 1)
     _check(good, mask, f"{what} must be 0 or 1 (other weights belong to the noise, σ / √weight)")
     return mask.to(torch.float64)

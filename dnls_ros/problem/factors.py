@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
@@ -227,10 +228,13 @@ class FactorGroup:
         live = self.live
         if live is None or not torch.is_grad_enabled():
             return tree
-        return map_leaves(
-            lambda t: torch.where(live.view(*live.shape, *[1] * (t.ndim - 2)), t, t.detach()),
-            tree,
-        )
+
+        def guarded(leaf: Tensor) -> Tensor:
+            if not (leaf.requires_grad or is_functorch_wrapped_tensor(leaf)):
+                return leaf  # a constant: an image that all factors share is not copied for each
+            return torch.where(live.view(*live.shape, *[1] * (leaf.ndim - 2)), leaf, leaf.detach())
+
+        return map_leaves(guarded, tree)
 
     def select(self, keep: Tensor) -> FactorGroup:
         """Only the factors where ``keep`` (M,) is true (or in the order of an index tensor)."""
