@@ -3,12 +3,13 @@
 #   make test       the test suite (make test-all: the slow ones too)
 #   make check      format, lint, types
 #   make bench      times of one estimator step
+#   make examples   learning through solutions, alignment, planning: tables, and pictures in out/examples
 #   make docs       the documentation as a site in out/docs; warnings are errors
 #   make colcon     the same package built and tested by colcon in an environment of its own
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench docs colcon clean
+.PHONY: help setup demo test test-all check format bench examples docs colcon clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -51,6 +52,11 @@ format: $(READY)
 
 bench: $(READY)
 	PYTHONPATH=. $(VENV)/bin/python benchmarks/step_time.py
+
+examples: $(READY)
+	@for script in examples/*.py; do \
+		echo "$$script"; PYTHONPATH=. $(VENV)/bin/python "$$script" --out out/examples; \
+	done
 
 docs: $(READY)
 	$(RUN) sphinx -W --keep-going -q -b html docs out/docs

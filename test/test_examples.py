@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from matplotlib.image import imread, imsave
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 Run = Callable[..., dict[str, float]]
 
 
@@ -112,3 +114,11 @@ def test_a_picture_that_cannot_be_read_is_named(run: Run, tmp_path: Path) -> Non
     (tmp_path / "b.png").write_text("no picture")
     with pytest.raises(SystemExit, match=r"a\.png is not a picture"):
         run("homography", "--images", tmp_path / "a.png", tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_example_has_its_command_and_its_picture_in_the_documentation(name: str) -> None:
+    page = (ROOT / "docs" / "examples.md").read_text()
+    assert f"python examples/{name}.py" in page
+    (picture,) = re.findall(rf"\]\((examples/{name}\.png)\)", page)
+    assert (ROOT / "docs" / picture).is_file()
