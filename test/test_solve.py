@@ -40,6 +40,27 @@ def test_a_pose_graph_is_solved_written_and_drawn(method, tmp_path, capsys):
     assert result.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_conjugate_gradients_solve_a_pose_graph(tmp_path, capsys):
+    path = tmp_path / "triangle.g2o"
+    path.write_text(TRIANGLE)
+    common = (capsys, path, "--init", "tree", "--output", tmp_path / "solved.g2o")
+    (code, direct), (_, iterated) = (solved(*common, "--linear", n) for n in ("auto", "pcg"))
+    assert code == 0
+    assert iterated["cost_final"] == pytest.approx(direct["cost_final"], rel=1e-9)
+    assert iterated["linear"].startswith("conjugate gradients with inexact steps")
+
+
+@pytest.mark.slow
+def test_eliminating_points_gives_the_same_bundle_formed_or_not(dnls_data, tmp_path, capsys):
+    path = dnls_data("bal/problem-49-7776-pre.txt")
+    common = (capsys, path, "--iterations", 6, "--output", tmp_path / "solved.txt")
+    explicit, implicit = (solved(*common, "--linear", n)[1] for n in ("schur", "implicit_schur"))
+    assert explicit["cost_final"] <= 13388.8
+    # Inexact steps take another way: within a few iterations it leads to the same valley.
+    assert implicit["cost_final"] == pytest.approx(explicit["cost_final"], rel=0.05)
+    assert "never formed" in implicit["linear"]
+
+
 def test_a_known_graph_reaches_its_minimum(dnls_data, tmp_path, capsys):
     code, figures = solved(
         *(capsys, dnls_data("g2o/smallGrid3D.g2o"), "--init", "chordal"),
@@ -90,6 +111,11 @@ def test_a_solve_that_does_not_converge_says_so(tmp_path, capsys):
     [
         (["{path}"], 2, "no pose vertices to start from; use --init odometry or chordal"),
         (["{path}", "--init", "tree", "--linear", "schur"], 2, "schur eliminates the points"),
+        (
+            ["{path}", "--init", "tree", "--linear", "implicit_schur"],
+            2,
+            "implicit_schur eliminates the points",
+        ),
         (["{path}", "--init", "tree", "--output", "{path}"], 2, "is the input; name another"),
         (["{path}.missing"], 3, "cannot read"),
         (["{bad}"], 3, "bad.g2o:4: EDGE_SE2 has 9 numbers, got 2"),
