@@ -15,7 +15,6 @@ from test_costs import CASES, Draw, M, camera, named
 from torch import Tensor
 
 from dnls_ros import costs
-from dnls_ros.costs.point import seen_point
 from dnls_ros.lie import SE2, SE3, SO3, Element, Euclidean, LieGroup, hat3, lift
 from dnls_ros.lie.so2 import quarter_turn
 from dnls_ros.problem import (
@@ -52,13 +51,15 @@ IN_THE_WORLD: dict[Cost, str] = {
     costs.quasi_static_push: "xxxx",
     costs.bal_reprojection: "cx",
     costs.range_bearing: "x-x",
+    costs.seen_point: "xx",
     costs.tag_corners: "x-x",
     costs.landmark_reprojection: "x-x",
 }
-# A known pose, a map or an image says where the world is; joints and velocities are in no world.
+# A known pose, up, a map or an image says where the world is; joints and velocities are in none.
 ANCHORED = {
     costs.prior,
     costs.partial_pose,
+    costs.tilt,
     costs.collision,
     costs.homography_alignment,
     costs.end_effector_pose,
@@ -143,7 +144,7 @@ def everything(group: type[SE2] | type[SE3]) -> tuple[Problem, Values]:
         relative=costs.moving_frame_between(
             tag[start], tag[end], pose[start], pose[end], z[:, few], loss=GemanMcClure(2.0)
         ),
-        seen=seen_point(pose[ids], point[ids], mount, 3 * d.vector(n)),
+        seen=costs.seen_point(pose[ids], point[ids], mount, 3 * d.vector(n)),
         bearing=costs.range_bearing(pose[ids], mount, point[ids], d.vector(2).abs()),
         marks=costs.between(pose[ids], tag[ids], z, noise=Diagonal(0.1 + d.vector(t).abs())),
     )
