@@ -12,9 +12,11 @@ from torch import Tensor
 from dnls_ros.lie import series
 from dnls_ros.lie.manifold import LieGroup, eye3_like, hat3, register_group
 from dnls_ros.lie.se2 import SE2
-from dnls_ros.lie.series import cross, squared_norm
+from dnls_ros.lie.series import Constant, cross, squared_norm
 from dnls_ros.lie.so2 import SO2
 from dnls_ros.lie.so3 import SO3, conjugate, multiply, rotate, shortest, transposed_matrix
+
+_BOTTOM = Constant([0.0, 0.0, 0.0, 1.0])
 
 
 def _block_upper(diagonal: Tensor, corner: Tensor) -> Tensor:
@@ -129,8 +131,7 @@ class SE3(LieGroup):
 
     def matrix(self) -> Tensor:
         top = torch.cat([self.rotation.matrix(), self.translation.unsqueeze(-1)], -1)
-        bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype, device=top.device)
-        return torch.cat([top, bottom.expand(*top.shape[:-2], 1, 4)], -2)
+        return torch.cat([top, _BOTTOM.like(top).expand(*top.shape[:-2], 1, 4)], -2)
 
     def inverse(self) -> Self:
         back = conjugate(self.xyz_xyzw[..., 3:])
