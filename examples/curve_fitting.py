@@ -27,9 +27,7 @@ from dnls_ros.optim import Tolerances
 from dnls_ros.problem import Isotropic, Problem, Shared, Variables, cost
 
 CELLS, EPOCHS, SIGMA = 256, 60, 0.03  # the good balance's noise [V]
-WORN = torch.tensor(
-    [0.0] * 4 + [1.0] * 12
-).double()  # on which balance the readings of a cell were made
+WORN = torch.tensor([0.0] * 4 + [1.0] * 12).double()  # which readings are the worn balance's
 TRUTH = torch.tensor([1.7, 6.0]).double()  # θ: the exponent p, and the ratio of the noises
 SHOWN = (213, 68, 209)  # cells with similar gains: their curves do not cross
 START = torch.tensor([1.0, 1.0]).double()
