@@ -7,6 +7,7 @@ solve it; it hands back the solution with values that carry derivatives.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from torch.utils import _pytree as pytree
 from dnls_ros.errors import DnlsWarning
 from dnls_ros.linear import LinearSolver
 from dnls_ros.optim import Callback, Method, Solution, Tolerances, minimize
-from dnls_ros.problem import Problem, Values, requires_grad
+from dnls_ros.problem import Problem, Values, requires_grad, zero_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +79,20 @@ def without_graph(problem: Problem, initial: Values, minimizer: Minimizer, who: 
     return minimizer(problem, initial.detach())
 
 
-def alive(found: Solution) -> tuple[Tensor, Solution]:
-    """Which elements (B,) have a finite cost, and the solution of those alone.
+def stepped(found: Solution, step: Callable[[Solution, Tensor], Tensor]) -> Solution:
+    """The solution after a step that carries the derivatives of those elements that have any.
 
-    What the others' NaN would do to tensors that all elements share, they do not do.
+    Elements whose cost is not finite are left out: what their NaN would do to tensors that all
+    elements share, it does not do.
+
+    Args:
+        found: Without derivatives.
+        step: Makes the step (B', n) of the other elements' solution, told which (B,) they are.
     """
     good = found.cost.isfinite()
-    return good, found if bool(good.all()) else elements(found, good)
+    part = found if bool(good.all()) else elements(found, good)
+    steps = zero_step(found.values).index_put((good,), step(part, good))
+    return attached(found, found.values.retract(steps))
 
 
 def elements(found: Solution, keep: Tensor) -> Solution:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.costs.pose import log_jacobian
-from dnls_ros.diff.adjoint import Minimizer, alive, attached, without_graph
+from dnls_ros.diff.adjoint import Minimizer, stepped, without_graph
 from dnls_ros.errors import DnlsError
 from dnls_ros.lie import Element, local
 from dnls_ros.optim import Solution
@@ -64,16 +64,17 @@ class DirectLoss:
         found = without_graph(problem, initial, minimizer, "DirectLoss")
         if not (torch.is_grad_enabled() and requires_grad(problem)):
             return found
-        good, part = alive(found)
-        leaves, spec = pytree.tree_flatten(part.assembly.problem)
+        return stepped(found, lambda part, _: self._step(part, minimizer))
+
+    def _step(self, found: Solution, minimizer: Minimizer) -> Tensor:
+        """A step (B, n) of zero that carries the derivative."""
+        leaves, spec = pytree.tree_flatten(found.assembly.problem)
 
         def rebuilt(tensors: tuple[Tensor, ...]) -> Problem:
             return pytree.tree_unflatten(list(tensors), spec)
 
-        pulls = _Pulls(self, minimizer, part.values, rebuilt)
-        step = cast(Tensor, _DirectStep.apply(pulls, zero_step(part.values), *leaves))
-        steps = zero_step(found.values).index_put((good,), step)
-        return attached(found, found.values.retract(steps))
+        pulls = _Pulls(self, minimizer, found.values, rebuilt)
+        return cast(Tensor, _DirectStep.apply(pulls, zero_step(found.values), *leaves))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from dnls_ros.diff.adjoint import Minimizer, alive, attached, detached, without_graph
+from dnls_ros.diff.adjoint import Minimizer, detached, stepped, without_graph
 from dnls_ros.errors import DnlsError, DnlsWarning
 from dnls_ros.linear import Factorization
 from dnls_ros.linear.krylov import Operator, conjugate_gradients, minres
@@ -53,13 +53,14 @@ class Implicit:
         found = without_graph(problem, initial, minimizer, "Implicit")
         if not (torch.is_grad_enabled() and requires_grad(problem)):
             return found
-        good, part = alive(found)
-        gradient = part.assembly.problem.gradient(part.values)
-        adjoint = _Adjoint(self, part, part.factorization())
-        adjoint.warn_away_from_optimum(gradient.detach(), good)
-        step = cast(Tensor, _NewtonStep.apply(gradient, adjoint))
-        steps = zero_step(found.values).index_put((good,), step)
-        return attached(found, found.values.retract(steps))
+        return stepped(found, self._step)
+
+    def _step(self, found: Solution, which: Tensor) -> Tensor:
+        """A step (B, n) of zero that carries the derivative."""
+        gradient = found.assembly.problem.gradient(found.values)
+        adjoint = _Adjoint(self, found, found.factorization())
+        adjoint.warn_away_from_optimum(gradient.detach(), which)
+        return cast(Tensor, _NewtonStep.apply(gradient, adjoint))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ class _Adjoint:
                 f"({self.found.status[worst].value}); their derivatives are off by about that "
                 "much: solve to tighter tolerances, or use Unroll()",
                 DnlsWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
 
     def solve(self, v: Tensor) -> Tensor:

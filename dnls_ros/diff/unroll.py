@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dnls_ros.diff.adjoint import Minimizer, alive, attached, without_graph
+from dnls_ros.diff.adjoint import Minimizer, stepped, without_graph
 from dnls_ros.errors import DnlsError
 from dnls_ros.optim import Solution
 from dnls_ros.optim.minimize import model_at, step_of
-from dnls_ros.problem import Problem, Values, requires_grad, zero_step
+from dnls_ros.problem import Problem, Values, requires_grad
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,11 @@ class Truncated:
         found = without_graph(problem, initial, minimizer, "Truncated")
         if not (torch.is_grad_enabled() and (requires_grad(problem) or minimizer.learned)):
             return found
-        good, part = alive(found)
-        total = self._steps(part, minimizer, part.damping)
-        steps = zero_step(found.values).index_put((good,), total)
-        return attached(found, found.values.retract(steps))
+        return stepped(found, lambda part, _: self._steps(part, minimizer))
 
-    def _steps(self, found: Solution, minimizer: Minimizer, damping: Tensor) -> Tensor:
+    def _steps(self, found: Solution, minimizer: Minimizer) -> Tensor:
         """The tangent vector (B, n) that k recorded steps lead to."""
-        values, method = found.values, minimizer.method.resumed(damping)
+        values, method = found.values, minimizer.method.resumed(found.damping)
         symbolic = found.assembly.symbolic(minimizer.linear)
         for _ in range(self.steps):
             model = model_at(found.assembly, values, symbolic)
