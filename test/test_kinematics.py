@@ -445,7 +445,9 @@ def reaching(arm: KinematicTree, target: SE3, q0: Tensor) -> tuple[Problem, Valu
     problem = Problem(
         reach=end_effector_pose(joints[[0]], target, Shared(arm)),
         limits=hinge(joints[[0]], *limits, noise=Isotropic(1e-2)),
-        rest=prior(joints[[0]], Shared(torch.zeros(len(arm.joints))), noise=Isotropic(1e5)),
+        rest=prior(
+            joints[[0]], Shared(torch.zeros(len(arm.joints), dtype=F64)), noise=Isotropic(1e5)
+        ),
     )
     return problem, joints.values([0], q0)
 
@@ -528,7 +530,7 @@ def test_the_placements_of_an_arm_are_found_from_where_its_tip_was_seen(panda):
     problem = Problem(
         seen=seen(error[[0] * 40], q, z, Shared(panda)),
         # Many errors look the same: of these the smallest.
-        small=prior(error[[0]], Shared(torch.zeros(48)), noise=Isotropic(1e3)),
+        small=prior(error[[0]], Shared(torch.zeros(48, dtype=F64)), noise=Isotropic(1e3)),
     )
     start = error.values([0], torch.zeros(1, 1, 48, dtype=F64))
     found = minimize(problem, start, LevenbergMarquardt(), Dense(), Tolerances(iterations=30))
