@@ -79,7 +79,7 @@ make_environment() {
     say "Python packages into $venv (torch is large: this can take minutes)"
     "${pip[@]}" "$(grep '^torch==' constraints.txt)"
     say "dnls_ros with its messages"
-    "${pip[@]}" --build-constraint constraints.txt '.[dev,docs,kinematics,ros]'
+    "${pip[@]}" --build-constraint constraints.txt '.[dev,docs,kernels,kinematics,ros]'
 }
 
 add_cholmod() {

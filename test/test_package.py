@@ -23,6 +23,7 @@ BY_NAME = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_
 LAYERS = {
     "errors": -1,
     "lie": 0,
+    "kernels": 0,
     "problem": 1,
     "costs": 2,
     "linear": 3,
@@ -52,6 +53,8 @@ ONLY_IN = {
     "dnls_ros.srv": {"ros"},
     "dnls_ros.action": {"ros"},
     "sksparse": {"linear"},
+    "numba": {"kernels"},
+    "llvmlite": {"kernels"},
     "urdf_parser_py": {"io"},
 }
 # … and libraries too heavy or too rare to be imported while a module loads, except by the modules
@@ -126,6 +129,15 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
     module = path.relative_to(PACKAGE).as_posix()
     heavy = {name for name in loaded & OWN_MODULES.keys() if module not in OWN_MODULES[name]}
     assert not heavy, f"{heavy} imported at module level: import inside the function that needs it"
+
+
+@BY_NAME
+def test_kernels_are_imported_where_they_are_used(path: Path) -> None:
+    """numba is optional, and what is imported with a kernel is compiled or loaded."""
+    if part_of(path) == "kernels":
+        return
+    loaded = set(at_load_time(ast.parse(path.read_text())))
+    assert not {name for name in loaded if name.startswith("dnls_ros.kernels")}
 
 
 @BY_NAME
