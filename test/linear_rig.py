@@ -11,6 +11,7 @@ from dnls_ros.costs.bal import bal_reprojection
 from dnls_ros.costs.pose import between, prior
 from dnls_ros.lie import SE2, Euclidean
 from dnls_ros.linear import (
+    BlockCholesky,
     Cholmod,
     ConjugateGradients,
     Dense,
@@ -34,6 +35,8 @@ POSES, POINTS = 4, 3
 KINDS: dict[str, Callable[[str], LinearSolver]] = {
     "dense": lambda _: Dense(),
     "cholmod": lambda _: Cholmod(),
+    "block": lambda _: BlockCholesky(),
+    "schur block": lambda gone: Schur(gone, BlockCholesky()),
     "schur dense": lambda gone: Schur(gone, Dense()),
     "schur cholmod": lambda gone: Schur(gone, Cholmod()),
     "fitting": lambda _: Fitting(Cholmod(), Dense()),
@@ -46,6 +49,8 @@ KINDS: dict[str, Callable[[str], LinearSolver]] = {
 SOLVERS = [
     *(kind("point") for kind in KINDS.values()),
     Cholmod("natural"),
+    BlockCholesky("natural"),
+    BlockCholesky("minimum_degree"),
     Schur(("point", "spare"), Dense()),
     ImplicitSchur(("point", "spare")),
 ]
@@ -57,6 +62,8 @@ def usable(solver: LinearSolver) -> LinearSolver:
     """The solver, or the test is skipped: scikit-sparse is optional."""
     if "cholmod" in solver.name:
         pytest.importorskip("sksparse")
+    if "block_cholesky" in solver.name:
+        pytest.importorskip("numba")
     return solver
 
 

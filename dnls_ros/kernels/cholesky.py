@@ -66,7 +66,7 @@ def factorize(
                 q += 1
         diagonal = np.int64(first) * size
         least = factor(unit, L, diagonal, reciprocal, 0)
-        if not (least > 0.0 and least < np.inf):
+        if not least > 0.0:
             return j + 1
         for q in range(first + 1, last):
             divide(unit, L, np.int64(q) * size, diagonal, reciprocal, 0)
@@ -201,3 +201,71 @@ def _invert(unit: Any, L: Any, place: Any, out: Any) -> Any:
             for k in range(c, r):
                 value -= L[place + p * k + r] * out[k, c]
             out[r, c] = value / L[place + p * r + r]
+
+
+@kernel
+def load(entry: Any, ones: Any, values: Any, L: Any) -> Any:
+    """L ← the matrix with these entries; what pads a variable is the identity."""
+    L[:] = 0.0
+    for k in range(entry.shape[0]):
+        L[entry[k]] += values[k]
+    for k in range(ones.shape[0]):
+        L[ones[k]] = 1.0
+
+
+@kernel
+def factorize_each(
+    unit: Any,
+    start: Any,
+    rows: Any,
+    left_start: Any,
+    left_column: Any,
+    left_block: Any,
+    entry: Any,
+    ones: Any,
+    values: Any,
+    L: Any,
+    failed: Any,
+) -> Any:
+    """Loads and factorizes the matrices values (B, nnz) into L (B, size)."""
+    work = np.empty(start.shape[0] - 1, np.int32)
+    for k in range(values.shape[0]):
+        load(entry, ones, values[k], L[k])
+        failed[k] = factorize(unit, start, rows, left_start, left_column, left_block, work, L[k])
+
+
+@kernel
+def solve_each(
+    unit: Any,
+    start: Any,
+    rows: Any,
+    place: Any,
+    L: Any,
+    failed: Any,
+    rhs: Any,
+    out: Any,
+) -> Any:
+    """out ← A⁻¹ rhs for rhs (B, n, k); NaN where a factorization failed."""
+    x = np.empty((start.shape[0] - 1) * padding(unit))
+    for k in range(rhs.shape[0]):
+        if failed[k] != 0:
+            out[k] = np.nan
+            continue
+        for c in range(rhs.shape[2]):
+            x[:] = 0.0
+            for i in range(place.shape[0]):
+                x[place[i]] = rhs[k, i, c]
+            solve(unit, start, rows, L[k], x)
+            for i in range(place.shape[0]):
+                out[k, i, c] = x[place[i]]
+
+
+@kernel
+def invert_each(unit: Any, start: Any, rows: Any, L: Any, failed: Any, out: Any) -> Any:
+    """out (B, size) ← the inverses where L has blocks; NaN where a factorization failed."""
+    work = np.empty(start.shape[0] - 1, np.int32)
+    for k in range(L.shape[0]):
+        if failed[k] != 0:
+            out[k] = np.nan
+        else:
+            inverse(unit, start, rows, work, L[k], out[k])

@@ -99,10 +99,11 @@ class Code:
 
 
 def _write_factor(code: Code, b: int, place: Any, reciprocal: Any) -> Any:
-    """Cholesky of one block in registers; returns the smallest pivot."""
+    """Cholesky of one block in registers; returns the least pivot, NaN if one is not finite."""
     builder, p = code.builder, padded(b)
     root = builder.module.declare_intrinsic("llvm.sqrt", [DOUBLE])
     one, zero = ir.Constant(DOUBLE, 1.0), ir.Constant(DOUBLE, 0.0)
+    nothing = zero  # 0 · Σ of the roots: NaN if one of them is infinite or NaN
     m = {(r, c): code.scalar(place, p * c + r) for c in range(b) for r in range(c, b)}
     least: Any = None
     for c in range(b):
@@ -110,13 +111,10 @@ def _write_factor(code: Code, b: int, place: Any, reciprocal: Any) -> Any:
             for r in range(c, b):
                 m[r, c] = code.minus(m[r, c], m[r, k], m[c, k])
         pivot = m[c, c]
-        if least is None:
-            least = pivot
-        else:  # a pivot that is NaN is neither larger nor equal, and is taken
-            smaller = builder.fcmp_unordered("<", pivot, least)
-            kept = builder.fcmp_unordered("uno", least, least)
-            least = builder.select(builder.and_(smaller, builder.not_(kept)), pivot, least)
+        smaller = pivot if least is None else builder.fcmp_ordered("<", pivot, least)
+        least = pivot if least is None else builder.select(smaller, pivot, least)
         m[c, c] = builder.call(root, [pivot])
+        nothing = builder.fadd(nothing, builder.fmul(m[c, c], zero))
         inverse = builder.fdiv(one, m[c, c])
         builder.store(inverse, code.at(reciprocal, c))
         for r in range(c + 1, b):
@@ -124,7 +122,7 @@ def _write_factor(code: Code, b: int, place: Any, reciprocal: Any) -> Any:
         for r in range(p):
             value = m[r, c] if c <= r < b else zero
             builder.store(value, code.at(place, p * c + r))
-    return least
+    return builder.fadd(least, nothing)
 
 
 Writer = Callable[[Any, Any, Any, Any], Any]

@@ -1,5 +1,6 @@
 """Solvers of symmetric positive definite systems, batched and differentiable (layer 3)."""
 
+from dnls_ros.linear.block_cholesky import BlockCholesky, has_kernels
 from dnls_ros.linear.cholmod import Cholmod
 from dnls_ros.linear.choose import SOLVER_NAMES, choose_device, choose_solver
 from dnls_ros.linear.dense import Dense
@@ -20,6 +21,7 @@ from dnls_ros.linear.solver import (
 
 __all__ = [
     "SOLVER_NAMES",
+    "BlockCholesky",
     "Cholmod",
     "ConjugateGradients",
     "Dense",
@@ -32,6 +34,7 @@ __all__ = [
     "Symbolic",
     "choose_device",
     "choose_solver",
+    "has_kernels",
     "marginal_covariance",
     "marginal_covariances",
     "solve",

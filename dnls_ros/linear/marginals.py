@@ -18,13 +18,17 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.linear.solver import Factorization, solve_with
+from dnls_ros.linear.solver import Factorization, SelectedInverse, solve_with
 from dnls_ros.problem.structure import Ints, Pattern
 from dnls_ros.problem.variables import Block
 
 Slots = Sequence[int] | range | Ints | Tensor
 COLUMNS = 240
 """Of H⁻¹ that are computed together where all blocks of the diagonal are asked for."""
+
+
+FEW = 8
+"""Variables for which solving column by column is cheaper than inverting where L has blocks."""
 
 
 def tangent_indices(pattern: Pattern, block: str, slots: Slots) -> Ints:
@@ -107,6 +111,11 @@ def marginal_covariances(
 def _blocks(factorization: Factorization, at: Tensor, values: Tensor | None) -> Tensor:
     """(B, N, t, t) sub-matrices of H⁻¹ on the unknowns (N, t)."""
     count, t = at.shape
+    if values is None and isinstance(factorization, SelectedInverse) and at.numel() > FEW * t:
+        rows, columns = (at[:, :, None].expand(-1, -1, t), at[:, None, :].expand(-1, t, -1))
+        found = factorization.inverse_entries(rows.flatten().numpy(), columns.flatten().numpy())
+        if found is not None:
+            return found.view(-1, count, t, t)
     numbers = torch.arange(count * t, device=at.device)
     units = torch.zeros(
         factorization.pattern.n, count * t, dtype=factorization.dtype, device=at.device

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.problem.structure import Pattern
+from dnls_ros.problem.structure import Ints, Pattern
 
 
 class Factorization(Protocol):
@@ -69,6 +69,15 @@ class Inexact(Protocol):
 
     def step(self, rhs: Tensor) -> Tensor:
         """As `Factorization.solve`, less exactly if its solver says so."""
+        ...
+
+
+@runtime_checkable
+class SelectedInverse(Protocol):
+    """A factorization that finds entries of A⁻¹ without solving for their columns."""
+
+    def inverse_entries(self, rows: Ints, columns: Ints) -> Tensor | None:
+        """Entries (B, k) of A⁻¹; None if they cannot be had this way."""
         ...
 
 
