@@ -74,7 +74,7 @@ def contract(table: Constant, x: Tensor) -> Tensor:
     return (x.unsqueeze(-2) * table.like(x)).sum(-1)
 
 
-def _stumpff(k: int, terms: int = TERMS) -> Series:
+def stumpff_series(k: int, terms: int = TERMS) -> Series:
     """The coefficients of c_k(x) = Σ (−x)ⁿ / (2n + k)!.
 
     c₀ = cos θ, c₁ = sin θ/θ, c₂ = (1 − cos θ)/θ², c₃ = (θ − sin θ)/θ³.
@@ -82,11 +82,13 @@ def _stumpff(k: int, terms: int = TERMS) -> Series:
     return [Fraction((-1) ** n, factorial(2 * n + k)) for n in range(terms)]
 
 
-def _derivative(series: Series) -> Series:
+def derivative(series: Series) -> Series:
+    """The coefficients of the derivative."""
     return [n * c for n, c in enumerate(series)][1:]
 
 
-def _at_half_angle(series: Series) -> Series:
+def at_half_angle(series: Series) -> Series:
+    """The coefficients of f(x/4), the function of half the angle."""
     return [c / 4**n for n, c in enumerate(series)]
 
 
@@ -98,14 +100,14 @@ def _quotient(numerator: Series, denominator: Series) -> Series:
     return result
 
 
-def _cotangent(terms: int = TERMS) -> Series:
+def cotangent_series(terms: int = TERMS) -> Series:
     """(1 − (θ/2) cot(θ/2)) / θ², which is (2c₂ − c₁) / (2 x c₂)."""
-    sine, versine = _stumpff(1, terms + 1), _stumpff(2, terms + 1)
+    sine, versine = stumpff_series(1, terms + 1), stumpff_series(2, terms + 1)
     numerator = [2 * v - s for v, s in zip(versine, sine, strict=True)]
     return _quotient(numerator[1:], [2 * v for v in versine[:-1]])
 
 
-def _arcsine() -> Series:
+def arcsine_series() -> Series:
     """asin(n)/n as a series in n²."""
     return [Fraction(comb(2 * k, k), 4**k * (2 * k + 1)) for k in range(TERMS)]
 
@@ -115,7 +117,7 @@ def _arctangent(terms: int = TERMS) -> Series:
     return [Fraction((-1) ** n, 2 * n + 1) for n in range(terms)]
 
 
-def _cotangent_of_sine() -> Series:
+def cotangent_of_sine_series() -> Series:
     """The same in n² = sin²(θ/2): (1 − asin(n) √(1 − n²)/n) / (4 asin²(n))."""
     over_root = [
         Fraction(4**k * factorial(k) ** 2, factorial(2 * k + 1)) for k in range(TERMS + 1)
@@ -130,23 +132,23 @@ def _rows(*columns: Series) -> tuple[Constant, ...]:
     return tuple(Constant([float(c) for c in row]) for row in zip(*columns, strict=True))
 
 
-_HALF_SINE = [c / 2 for c in _at_half_angle(_stumpff(1))]
-_HALF_COSINE = _at_half_angle(_stumpff(0))
+_HALF_SINE = [c / 2 for c in at_half_angle(stumpff_series(1))]
+_HALF_COSINE = at_half_angle(stumpff_series(0))
 _ROTATION = _rows(_HALF_SINE, _HALF_COSINE)
-_SCREW = _rows(_HALF_SINE, _HALF_COSINE, _stumpff(2), _stumpff(3))
-_PLANAR = _rows(_stumpff(1), _stumpff(2))
-_JACOBIAN = _rows(_stumpff(2), _stumpff(3))
+_SCREW = _rows(_HALF_SINE, _HALF_COSINE, stumpff_series(2), stumpff_series(3))
+_PLANAR = _rows(stumpff_series(1), stumpff_series(2))
+_JACOBIAN = _rows(stumpff_series(2), stumpff_series(3))
 _SLOPES = _rows(
-    _stumpff(2),
-    _stumpff(3),
-    _derivative(_stumpff(2, TERMS + 1)),
-    _derivative(_stumpff(3, TERMS + 1)),
+    stumpff_series(2),
+    stumpff_series(3),
+    derivative(stumpff_series(2, TERMS + 1)),
+    derivative(stumpff_series(3, TERMS + 1)),
 )
-_INVERSE = _rows(_cotangent())
-_INVERSE_SLOPES = _rows(_cotangent(), _derivative(_cotangent(TERMS + 1)))
-_LOG = _rows([2 * c for c in _arcsine()])
-_SCREW_LOG = _rows([2 * c for c in _arcsine()], _cotangent_of_sine())
-_ARCTANGENT = _rows(_arctangent(), _derivative(_arctangent(TERMS + 1)))
+_INVERSE = _rows(cotangent_series())
+_INVERSE_SLOPES = _rows(cotangent_series(), derivative(cotangent_series(TERMS + 1)))
+_LOG = _rows([2 * c for c in arcsine_series()])
+_SCREW_LOG = _rows([2 * c for c in arcsine_series()], cotangent_of_sine_series())
+_ARCTANGENT = _rows(_arctangent(), derivative(_arctangent(TERMS + 1)))
 
 
 def _horner(x: Tensor, rows: tuple[Constant, ...]) -> Tensor:
