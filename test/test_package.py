@@ -23,7 +23,7 @@ BY_NAME = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_
 LAYERS = {
     "errors": -1,
     "lie": 0,
-    "kernels": 0,
+    "kernels": 2.5,
     "problem": 1,
     "costs": 2,
     "linear": 3,

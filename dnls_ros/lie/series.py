@@ -112,7 +112,7 @@ def arcsine_series() -> Series:
     return [Fraction(comb(2 * k, k), 4**k * (2 * k + 1)) for k in range(TERMS)]
 
 
-def _arctangent(terms: int = TERMS) -> Series:
+def arctangent_series(terms: int = TERMS) -> Series:
     """The series of atan(√x)/√x."""
     return [Fraction((-1) ** n, 2 * n + 1) for n in range(terms)]
 
@@ -148,7 +148,7 @@ _INVERSE = _rows(cotangent_series())
 _INVERSE_SLOPES = _rows(cotangent_series(), derivative(cotangent_series(TERMS + 1)))
 _LOG = _rows([2 * c for c in arcsine_series()])
 _SCREW_LOG = _rows([2 * c for c in arcsine_series()], cotangent_of_sine_series())
-_ARCTANGENT = _rows(_arctangent(), derivative(_arctangent(TERMS + 1)))
+_ARCTANGENT = _rows(arctangent_series(), derivative(arctangent_series(TERMS + 1)))
 
 
 def _horner(x: Tensor, rows: tuple[Constant, ...]) -> Tensor:

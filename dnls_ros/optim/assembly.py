@@ -1,20 +1,36 @@
 """Assembly: a problem's numbers put where the linear solver wants them.
 
 The seam between *what* is minimized and *how fast*: everything above asks an `Assembly` for normal
-equations and costs and knows nothing of groups. Today every group takes the torch tier
-(`problem.normal`): any cost, any device, differentiable. A kernel tier plugs in here, per group,
-without a word changed above or below.
+equations and costs and knows nothing of groups. Each group takes one of two tiers. Kernels
+(`dnls_ros.kernels`) linearize the costs that windows and pose graphs are made of, in float64 on
+the CPU, where nothing is recorded for autograd; torch (`problem.normal`) takes any cost on any
+device and is the reference. Both add into the same numbers, so a problem may have groups of both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.linear import LinearSolver, Symbolic
-from dnls_ros.problem import NormalEquations, Problem, Structure, Values, cost_of, normal_equations
+from dnls_ros.linear.block_cholesky import in_threads
+from dnls_ros.optim.program import Compiled, compiled, flat_state, plan
+from dnls_ros.optim.recipes import Recipe
+from dnls_ros.problem import (
+    DensePrior,
+    NormalEquations,
+    Problem,
+    Structure,
+    Values,
+    cost_of,
+    normal_equations,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,24 +42,116 @@ class Assembly:
         structure: Of this problem over the values it will be asked about.
         first_estimates: Variables whose Jacobians are always taken at these points; None: where
             asked.
+        kernels: Whether kernels may be used.
     """
 
     problem: Problem
     structure: Structure
     first_estimates: Values | None = None
+    kernels: bool = True
 
     def normal_equations(self, values: Values) -> NormalEquations:
         """H, g and the cost at ``values``."""
-        if self.first_estimates is None:
+        if self.first_estimates is not None:
+            point = values.overwrite(self.first_estimates)
+            return normal_equations(
+                self.problem, values, self.structure, dict.fromkeys(self.problem, point)
+            )
+        own = self.compiled(values)
+        if own is None:
             return normal_equations(self.problem, values, self.structure)
-        point = values.overwrite(self.first_estimates)
-        return normal_equations(
-            self.problem, values, self.structure, dict.fromkeys(self.problem, point)
+        mine = self._by_kernels(own, values)
+        rest = self._rest(own)
+        if not rest:
+            return mine
+        other = normal_equations(rest, values, self.structure.part(self.problem, tuple(rest)))
+        costs = {**mine.group_costs, **other.group_costs}
+        return NormalEquations(
+            mine.hessian + other.hessian,
+            mine.gradient + other.gradient,
+            mine.cost + other.cost,
+            {name: costs[name] for name in self.problem},
         )
 
     def cost(self, values: Values) -> Tensor:
         """S(x), (B,)."""
-        return cost_of(self.problem, values, self.structure)
+        own = self.compiled(values)
+        if own is None:
+            return cost_of(self.problem, values, self.structure)
+        rest = self._rest(own)
+        mine = self._costs_by_kernels(own, values)
+        return mine + cost_of(rest, values, self.structure) if rest else mine
+
+    def compiled(self, values: Values) -> Compiled | None:
+        """What kernels take of the problem; None if they take nothing of it here."""
+        recorded = torch.is_grad_enabled() and any(
+            leaf.requires_grad for leaf in pytree.tree_leaves(values)
+        )
+        if not self.kernels or recorded:
+            return None
+        return self._compiled_of(values)
+
+    def explain(self, values: Values) -> dict[str, str]:
+        """For each group which tier linearizes it, and why if it is torch."""
+        if not self.kernels:
+            return dict.fromkeys(self.problem, "torch: kernels are switched off")
+        if self.first_estimates is not None:
+            return dict.fromkeys(self.problem, "torch: Jacobians are taken at first estimates")
+        planned = plan(self.problem, self.structure, values)
+        return {
+            name: "kernel" if isinstance(found, Recipe | DensePrior) else f"torch: {found}"
+            for name, found in planned.items()
+        }
+
+    def _compiled_of(self, values: Values) -> Compiled | None:
+        if not self._kept:
+            planned = plan(self.problem, self.structure, values)
+            some = any(not isinstance(found, str) for found in planned.values())
+            self._kept.append(
+                compiled(self.problem, self.structure, values, planned) if some else None
+            )
+        return self._kept[0]
+
+    @cached_property
+    def _kept(self) -> list[Compiled | None]:
+        return []
+
+    def _rest(self, own: Compiled) -> Problem:
+        return Problem({n: g for n, g in self.problem.items() if n not in own.names})
+
+    def _batch(self, values: Values) -> int:
+        return max(values.batch, *(group.batch for group in self.problem.values()))
+
+    def _by_kernels(self, own: Compiled, values: Values) -> NormalEquations:
+        from dnls_ros.kernels.program import linearize_each
+
+        state, batch = flat_state(values), self._batch(values)
+        hessian = np.empty((batch, self.structure.pattern.nnz))
+        gradient = np.empty((batch, self.structure.n))
+        costs = np.empty((batch, len(own.names)))
+        in_threads(
+            batch,
+            lambda first, last: linearize_each(
+                own.program, state, first, last, own.room, hessian, gradient, costs
+            ),
+        )
+        return NormalEquations(
+            torch.from_numpy(hessian),
+            torch.from_numpy(gradient),
+            torch.from_numpy(costs.sum(1)),
+            _by_name(own, costs),
+        )
+
+    def _costs_by_kernels(self, own: Compiled, values: Values) -> Tensor:
+        from dnls_ros.kernels.program import cost_each
+
+        state, batch = flat_state(values), self._batch(values)
+        costs = np.empty((batch, len(own.names)))
+        in_threads(
+            batch,
+            lambda first, last: cost_each(own.program, state, first, last, own.room, costs),
+        )
+        return torch.from_numpy(costs.sum(1))
 
     def costs(self, values: Values, steps: Tensor) -> Tensor:
         """S(x ⊞ δ) of K steps for each batch element, all at once, (B, K).
@@ -70,3 +178,7 @@ class Assembly:
 def _repeated(leaf: Tensor, batch: int, count: int) -> Tensor:
     """(B|1, …) → (B · count, …), each element ``count`` times in a row."""
     return leaf.expand(batch, *leaf.shape[1:]).repeat_interleave(count, 0)
+
+
+def _by_name(own: Compiled, costs: np.ndarray) -> Mapping[str, Tensor]:
+    return {name: torch.from_numpy(costs[:, k]) for k, name in enumerate(own.names)}

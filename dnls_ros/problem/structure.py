@@ -8,7 +8,7 @@ while the slots stay the same, and with it the symbolic factorization.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -138,6 +138,35 @@ class Structure:
     def n(self) -> int:
         """Dimension of the tangent vector."""
         return self.pattern.n
+
+    def part(self, groups: Mapping[str, Group], names: Collection[str]) -> Structure:
+        """The structure of some of the groups on the pattern of all; it is kept."""
+        key = "part", tuple(names)
+        known = self.symbolic.get(key)
+        if not isinstance(known, Structure):
+            known = self.symbolic[key] = self._make_part(groups, names)
+        return known
+
+    def _make_part(self, groups: Mapping[str, Group], names: Collection[str]) -> Structure:
+        widths = {block.name: block.tangent_dim for block in self.pattern.blocks}
+        gradient: list[Tensor] = []
+        hessian: list[Tensor] = []
+        at = square = 0
+        for name, group in groups.items():
+            width = sum(widths[r.name] * (len(r) if group.joint else 1) for r in group.refs)
+            count = 1 if group.joint else len(group.refs[0])
+            if name in names:
+                gradient.append(self.gradient_positions[at : at + count * width])
+                hessian.append(self.hessian_positions[square : square + count * width * width])
+            at += count * width
+            square += count * width * width
+        return replace(
+            self,
+            slots={name: self.slots[name] for name in names},
+            gradient_positions=torch.cat(gradient),
+            hessian_positions=torch.cat(hessian),
+            symbolic={},
+        )
 
     def variable_at(self, index: int) -> tuple[str, int, int]:
         """Which (block, id, axis of the tangent) an index of the tangent vector is."""

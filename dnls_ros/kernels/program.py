@@ -1,0 +1,342 @@
+"""A least-squares problem as arrays, and its linearization by one call.
+
+A `Program` is what `dnls_ros.optim.program` makes of a problem and its structure: tables that say
+which cost each group has and where its numbers lie. State, data, gradient and H are flat arrays.
+Once per group: its row of the table. Once per factor: residual, Jacobian, whitening, loss,
+products, and their place in H, without anything in between being stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dnls_ros.kernels.dense import dense_cost, dense_linearize
+from dnls_ros.kernels.jit import kernel
+from dnls_ros.kernels.layout import (
+    BETWEEN6,
+    BETWEEN_PLANE,
+    BETWEEN_VECTOR,
+    CONSTANT_VELOCITY6,
+    CONSTANT_VELOCITY_PLANE,
+    CORNERS,
+    COUNT,
+    DATA,
+    DATA_BATCH,
+    DATA_ROW,
+    DENSE,
+    FIRST,
+    FULL,
+    KIND,
+    LENGTH,
+    LOSS,
+    LOSS_AT,
+    LOSS_BATCH,
+    LOSS_ROW,
+    MASK,
+    MASK_BATCH,
+    MODEL,
+    NOISE,
+    NOISE_AT,
+    NOISE_BATCH,
+    NOISE_LENGTH,
+    NOISE_ROW,
+    PARTIAL6,
+    PARTIAL_PLANE,
+    PLANAR,
+    PLANE,
+    POINTS,
+    POSITION,
+    PRIOR6,
+    PRIOR_PLANE,
+    PRIOR_VECTOR,
+    RANGE_BEARING,
+    REFS,
+    SCALED,
+    SLOT,
+    SPACE,
+    TURN,
+    VECTOR,
+    WHITE,
+    WIDTH,
+)
+from dnls_ros.kernels.lie import (
+    exp3,
+    exp6,
+    exp_plane,
+    multiply,
+    product_plane,
+    quaternion_at,
+    rotate,
+    vector_at,
+)
+from dnls_ros.kernels.losses import loss
+from dnls_ros.kernels.points import corners, range_bearing
+from dnls_ros.kernels.poses import (
+    between6,
+    between_plane,
+    between_vector,
+    constant_velocity6,
+    constant_velocity_plane,
+    partial6,
+    partial_plane,
+    prior6,
+    prior_plane,
+    prior_vector,
+)
+
+
+@kernel
+def residual(
+    table: Any, slots: Any, data: Any, x: Any, f: Any, element: Any, r: Any, J: Any, jac: Any
+) -> Any:
+    """The residual and, if ``jac``, the Jacobian of factor f of a group."""
+    kind, T = table[KIND], table[WIDTH]
+    at = table[SLOT] + f * table[REFS]
+    k = table[DATA] + f * table[DATA_ROW] + element * table[DATA_BATCH]
+    i = slots[at]
+    if kind == BETWEEN6:
+        between6(x, i, slots[at + 1], data, k, r, J, 12, jac)
+    elif kind == BETWEEN_PLANE:
+        between_plane(x, i, slots[at + 1], data, k, r, J, 6, jac)
+    elif kind == PRIOR6:
+        prior6(x, i, data, k, r, J, 6, jac)
+    elif kind == PRIOR_PLANE:
+        prior_plane(x, i, data, k, r, J, 3, jac)
+    elif kind == CORNERS:
+        landmark = slots[at + 1] if table[REFS] > 1 else -1
+        planar, count, model = table[PLANAR] != 0, table[POINTS], table[MODEL]
+        corners(x, i, landmark, planar, count, model, data, k, r, J, T, jac)
+    elif kind == RANGE_BEARING:
+        range_bearing(x, i, table[PLANAR] != 0, data, k, r, J, T, jac)
+    elif kind == PARTIAL6:
+        partial6(x, i, data, k, r, J, 6, jac)
+    elif kind == PARTIAL_PLANE:
+        partial_plane(x, i, data, k, r, J, 3, jac)
+    elif kind == CONSTANT_VELOCITY6:
+        v_i, j, v_j = slots[at + 1], slots[at + 2], slots[at + 3]
+        constant_velocity6(x, i, v_i, j, v_j, data[k], r, J, 24, jac)
+    elif kind == CONSTANT_VELOCITY_PLANE:
+        v_i, j, v_j = slots[at + 1], slots[at + 2], slots[at + 3]
+        constant_velocity_plane(x, i, v_i, j, v_j, data[k], r, J, 12, jac)
+    elif kind == PRIOR_VECTOR:
+        prior_vector(x, i, T, data, k, r, J, T, jac)
+    elif kind == BETWEEN_VECTOR:
+        between_vector(x, i, slots[at + 1], T // 2, data, k, r, J, T, jac)
+
+
+@kernel
+def whiten(
+    table: Any, data: Any, f: Any, element: Any, r: Any, J: Any, room: Any, jac: Any
+) -> Any:
+    """L r and L J in place; the length of L r."""
+    kind, length, T = table[NOISE], table[LENGTH], table[WIDTH]
+    at = table[NOISE_AT] + f * table[NOISE_ROW] + element * table[NOISE_BATCH]
+    if kind == WHITE:
+        return length
+    if kind == SCALED:
+        step = 1 if table[NOISE_LENGTH] > 1 else 0
+        for a in range(length):
+            weight = data[at + a * step]
+            r[a] *= weight
+            if jac:
+                for b in range(T):
+                    J[a * T + b] *= weight
+        return length
+    rows = table[NOISE_LENGTH]
+    for a in range(rows):
+        total = 0.0
+        for c in range(length):
+            total += data[at + a * length + c] * r[c]
+        room[a] = total
+    for a in range(rows):
+        r[a] = room[a]
+    if jac:
+        for a in range(rows * T):
+            room[a] = 0.0
+        for a in range(rows):
+            for c in range(length):
+                weight = data[at + a * length + c]
+                if weight != 0.0:
+                    for b in range(T):
+                        room[a * T + b] += weight * J[c * T + b]
+        for a in range(rows * T):
+            J[a] = room[a]
+    return rows
+
+
+@kernel
+def squared(r: Any, rows: Any) -> Any:
+    """‖r‖²."""
+    s = 0.0
+    for a in range(rows):
+        s += r[a] * r[a]
+    return s
+
+
+@kernel
+def weigh(table: Any, data: Any, f: Any, element: Any, s: Any) -> Any:
+    """(ρ, ρ') of a factor."""
+    at = table[LOSS_AT] + f * table[LOSS_ROW] + element * table[LOSS_BATCH]
+    radius = data[at] if table[LOSS] != 0 else 1.0
+    return loss(table[LOSS], s, radius)
+
+
+@kernel
+def live(table: Any, data: Any, f: Any, element: Any) -> Any:
+    """Whether a factor counts."""
+    return table[MASK] < 0 or data[table[MASK] + f + element * table[MASK_BATCH]] != 0.0
+
+
+@kernel
+def cost(program: Any, x: Any, element: Any, room: Any, costs: Any) -> Any:
+    """½Σρ; by group in ``costs``."""
+    groups, data = program.groups, program.data
+    r, J, more = room[0], room[1], room[2]
+    total = 0.0
+    for g in range(groups.shape[0]):
+        table = groups[g]
+        part = 0.0
+        if table[KIND] == DENSE:
+            part = dense_cost(program, table, x, element, room)
+        else:
+            for f in range(table[COUNT]):
+                if live(table, data, f, element):
+                    residual(table, program.slots, data, x, f, element, r, J, False)
+                    rows = whiten(table, data, f, element, r, J, more, False)
+                    part += weigh(table, data, f, element, squared(r, rows))[0]
+        costs[g] = 0.5 * part
+        total += 0.5 * part
+    return total
+
+
+@kernel
+def linearize(program: Any, x: Any, element: Any, room: Any, H: Any, g: Any, costs: Any) -> Any:
+    """H, g and ½Σρ, by group in ``costs``; H and g begin at zero."""
+    groups, data = program.groups, program.data
+    r, J, more = room[0], room[1], room[2]
+    H[:] = 0.0
+    g[:] = 0.0
+    total = 0.0
+    for n in range(groups.shape[0]):
+        table = groups[n]
+        part = 0.0
+        if table[KIND] == DENSE:
+            part = dense_linearize(program, table, x, element, room, H, g)
+        else:
+            for k in range(table[LENGTH] * table[WIDTH]):
+                J[k] = 0.0
+            for f in range(table[COUNT]):
+                if not live(table, data, f, element):
+                    continue
+                if table[NOISE] == FULL:  # whitening has filled it
+                    for k in range(table[LENGTH] * table[WIDTH]):
+                        J[k] = 0.0
+                residual(table, program.slots, data, x, f, element, r, J, True)
+                rows = whiten(table, data, f, element, r, J, more, True)
+                rho, weight = weigh(table, data, f, element, squared(r, rows))
+                part += rho
+                add_products(program, table, f, rows, weight, r, J, more, H, g)
+        costs[n] = 0.5 * part
+        total += 0.5 * part
+    return total
+
+
+@kernel
+def add_products(
+    program: Any,
+    table: Any,
+    f: Any,
+    rows: Any,
+    weight: Any,
+    r: Any,
+    J: Any,
+    gradient: Any,
+    H: Any,
+    g: Any,
+) -> Any:
+    """H += w JᵀJ and g += w Jᵀr of a factor."""
+    T = table[WIDTH]
+    refs = table[REFS]
+    positions = program.positions
+    at = table[POSITION] + f * (T * (T + 1) // 2)
+    for a in range(T):
+        total = 0.0
+        for b in range(a + 1):
+            value = 0.0
+            for k in range(rows):
+                value += J[k * T + a] * J[k * T + b]
+            H[positions[at]] += weight * value
+            at += 1
+        for k in range(rows):
+            total += J[k * T + a] * r[k]
+        gradient[a] = weight * total
+    first, begin, width = table[SLOT] + f * refs, 0, table[FIRST]
+    for n in range(refs):
+        place = program.tangents[first + n]
+        for a in range(width):
+            g[place + a] += gradient[begin + a]
+        begin += width
+        width = (T - table[FIRST]) // max(refs - 1, 1)
+
+
+@kernel
+def retract(blocks: Any, x: Any, delta: Any, out: Any) -> Any:
+    """Out = x ⊞ δ."""
+    for n in range(blocks.shape[0]):
+        kind, count, at, width, step, t = (
+            blocks[n, 0],
+            blocks[n, 1],
+            blocks[n, 2],
+            blocks[n, 3],
+            blocks[n, 4],
+            blocks[n, 5],
+        )
+        for k in range(count):
+            _retract_one(kind, x, at + k * width, delta, step + k * t, t, out)
+
+
+@kernel
+def _retract_one(kind: Any, x: Any, i: Any, delta: Any, d: Any, t: Any, out: Any) -> Any:
+    if kind == SPACE:
+        p, q = exp6(vector_at(delta, d), vector_at(delta, d + 3))
+        own = quaternion_at(x, i + 3)
+        moved, turned = rotate(own, p), multiply(own, q)
+        for a in range(3):
+            out[i + a] = x[i + a] + moved[a]
+        for a in range(4):
+            out[i + 3 + a] = turned[a]
+    elif kind == PLANE:
+        moved = product_plane(quaternion_at(x, i), exp_plane(vector_at(delta, d)))
+        for a in range(4):
+            out[i + a] = moved[a]
+    elif kind == VECTOR:
+        for a in range(t):
+            out[i + a] = x[i + a] + delta[d + a]
+    elif kind == TURN:
+        turned = multiply(quaternion_at(x, i), exp3(vector_at(delta, d)))
+        for a in range(4):
+            out[i + a] = turned[a]
+    else:
+        c, s = np.cos(delta[d]), np.sin(delta[d])
+        out[i] = x[i] * c - x[i + 1] * s
+        out[i + 1] = x[i] * s + x[i + 1] * c
+
+
+@kernel
+def linearize_each(
+    program: Any, x: Any, first: Any, last: Any, width: Any, H: Any, g: Any, costs: Any
+) -> Any:
+    """`linearize` of batch elements first … last − 1; x is (B | 1, S)."""
+    room = np.empty((5, width))
+    for k in range(first, last):
+        linearize(program, x[min(k, x.shape[0] - 1)], k, room, H[k], g[k], costs[k])
+
+
+@kernel
+def cost_each(program: Any, x: Any, first: Any, last: Any, width: Any, costs: Any) -> Any:
+    """`cost` of batch elements first … last − 1."""
+    room = np.empty((5, width))
+    for k in range(first, last):
+        cost(program, x[min(k, x.shape[0] - 1)], k, room, costs[k])
