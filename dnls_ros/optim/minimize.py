@@ -23,9 +23,13 @@ from dnls_ros.linear import LinearSolver, Symbolic
 from dnls_ros.optim.assembly import Assembly
 from dnls_ros.optim.history import Callback, Iteration
 from dnls_ros.optim.method import Method, Model, Outcome, Proposal
+from dnls_ros.optim.native import minimize_native
 from dnls_ros.optim.solution import Solution
 from dnls_ros.optim.status import CODES, STATUSES, Status, Tolerances
 from dnls_ros.problem import Problem, Values
+
+CLOCK = time.monotonic
+"""What time budgets are measured by."""
 
 
 @dataclass
@@ -58,7 +62,7 @@ def minimize(
     assembly: Assembly | None = None,
     differentiable: bool = False,
     callback: Callback | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = CLOCK,
 ) -> Solution:
     """Minimizes ½Σρ(‖L r(x)‖²) from ``initial``.
 
@@ -87,6 +91,10 @@ def minimize(
     initial = with_full_batch(problem, initial)
     known = assembly or Assembly(problem, problem.structure(initial))
     known.symbolic(linear)
+    if not differentiable and callback is None and (stop.seconds is None or clock is CLOCK):
+        found = minimize_native(known, initial, method, linear, stop)
+        if found is not None:
+            return found
     loop = partial(_loop, known, initial, method, linear, stop, callback, clock)
     if differentiable:
         return loop()
