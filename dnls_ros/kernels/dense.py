@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dnls_ros.kernels.jit import kernel
+from dnls_ros.kernels.jit import leaf
 from dnls_ros.kernels.layout import (
     COUNT,
     DATA,
@@ -48,7 +48,7 @@ from dnls_ros.kernels.lie import (
 )
 
 
-@kernel
+@leaf
 def storage_width(manifold: Any, t: Any) -> Any:
     """Numbers that store an element."""
     if manifold == SPACE:
@@ -58,7 +58,7 @@ def storage_width(manifold: Any, t: Any) -> Any:
     return 2 if manifold == PLANE_TURN else t
 
 
-@kernel
+@leaf
 def local(manifold: Any, t: Any, z: Any, k: Any, x: Any, i: Any, d: Any, at: Any) -> Any:
     """x ⊟ x̄ into d from ``at``; x̄ lies at z[k]."""
     if manifold == SPACE:
@@ -85,7 +85,7 @@ def local(manifold: Any, t: Any, z: Any, k: Any, x: Any, i: Any, d: Any, at: Any
             d[at + a] = x[i + a] - z[k + a]
 
 
-@kernel
+@leaf
 def carry(manifold: Any, t: Any, d: Any, at: Any, C: Any) -> Any:
     """C (t × t, by rows from 0) ← J_r⁻¹ at d; false where it is the identity."""
     if manifold == SPACE:
@@ -109,7 +109,7 @@ def carry(manifold: Any, t: Any, d: Any, at: Any, C: Any) -> Any:
     return False
 
 
-@kernel
+@leaf
 def dense_residual(program: Any, table: Any, x: Any, element: Any, moved: Any, r: Any) -> Any:
     """``moved`` = x ⊟ x̄ and r = A moved + b; ‖r‖²."""
     data, slots = program.data, program.slots
@@ -133,13 +133,13 @@ def dense_residual(program: Any, table: Any, x: Any, element: Any, moved: Any, r
     return square
 
 
-@kernel
+@leaf
 def dense_cost(program: Any, table: Any, x: Any, element: Any, room: Any) -> Any:
     """‖A (x ⊟ x̄) + b‖²."""
     return dense_residual(program, table, x, element, room[0], room[1])
 
 
-@kernel
+@leaf
 def dense_linearize(
     program: Any, table: Any, x: Any, element: Any, room: Any, H: Any, g: Any
 ) -> Any:
@@ -175,7 +175,7 @@ def dense_linearize(
     return square
 
 
-@kernel
+@leaf
 def _carry_both(hessian: Any, gradient: Any, n: Any, at: Any, t: Any, C: Any, room: Any) -> Any:
     """Columns of a variable times C, rows times Cᵀ, its gradient times Cᵀ."""
     for a in range(n):

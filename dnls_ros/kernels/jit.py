@@ -59,9 +59,32 @@ def kernel(function: Function) -> Function:
 
     Indices are not checked: whoever hands arrays in has checked them.
     """
+    return _compiled(function, counted=True)
+
+
+def leaf(function: Function) -> Function:
+    """As `kernel`, for what is called for every factor: it does not count references to arrays.
+
+    Counting would take longer than the arithmetic. Such a function makes no array.
+    """
+    return _compiled(function, counted=False)
+
+
+def inlined(function: Function) -> Function:
+    """As `leaf`, copied into whoever calls it."""
+    return _compiled(function, counted=False, copied=True)
+
+
+def _compiled(function: Function, counted: bool, copied: bool = False) -> Function:
     folder = cache_folder()
     compiled = njit(
-        nogil=True, fastmath=set(FASTMATH), error_model="numpy", cache=False, boundscheck=False
+        nogil=True,
+        fastmath=set(FASTMATH),
+        error_model="numpy",
+        cache=False,
+        boundscheck=False,
+        _nrt=counted,
+        forceinline=copied,
     )(function)
     if folder is not None:
         before = _SETTINGS.CACHE_DIR

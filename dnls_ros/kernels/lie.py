@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dnls_ros.kernels.jit import kernel
+from dnls_ros.kernels.jit import inlined
 from dnls_ros.lie import series
 from dnls_ros.lie.series import NEAR, NEAR_SINE, TERMS
 
@@ -31,19 +31,19 @@ _D_OF_SINE = _numbers(series.cotangent_of_sine_series())
 ZERO3 = (0.0, 0.0, 0.0)
 
 
-@kernel
+@inlined
 def polynomial(x: Any, c: Any) -> Any:
     """c₀ + c₁ x + … of `TERMS` coefficients."""
     return c[0] + x * (c[1] + x * (c[2] + x * (c[3] + x * (c[4] + x * c[5]))))
 
 
-@kernel
+@inlined
 def dot(a: Any, b: Any) -> Any:
     """A · b."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-@kernel
+@inlined
 def cross(a: Any, b: Any) -> Any:
     """A × b."""
     return (
@@ -53,31 +53,31 @@ def cross(a: Any, b: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def add(a: Any, b: Any) -> Any:
     """A + b."""
     return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
 
 
-@kernel
+@inlined
 def subtract(a: Any, b: Any) -> Any:
     """A − b."""
     return (a[0] - b[0], a[1] - b[1], a[2] - b[2])
 
 
-@kernel
+@inlined
 def scale(s: Any, a: Any) -> Any:
     """S a."""
     return (s * a[0], s * a[1], s * a[2])
 
 
-@kernel
+@inlined
 def conjugate(q: Any) -> Any:
     """The inverse of a unit quaternion."""
     return (-q[0], -q[1], -q[2], q[3])
 
 
-@kernel
+@inlined
 def multiply(a: Any, b: Any) -> Any:
     """The product of two quaternions."""
     return (
@@ -88,7 +88,7 @@ def multiply(a: Any, b: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def rotate(q: Any, p: Any) -> Any:
     """The vector p turned by the unit quaternion q."""
     u = (q[0], q[1], q[2])
@@ -96,20 +96,20 @@ def rotate(q: Any, p: Any) -> Any:
     return add(p, scale(2.0, add(scale(q[3], once), cross(u, once))))
 
 
-@kernel
+@inlined
 def rotation_matrix(q: Any) -> Any:
     """R of a unit quaternion, by rows."""
     x, y, z = (rotate(q, (1.0, 0.0, 0.0)), rotate(q, (0.0, 1.0, 0.0)), rotate(q, (0.0, 0.0, 1.0)))
     return (x[0], y[0], z[0], x[1], y[1], z[1], x[2], y[2], z[2])
 
 
-@kernel
+@inlined
 def transposed(a: Any) -> Any:
     """Aᵀ."""
     return (a[0], a[3], a[6], a[1], a[4], a[7], a[2], a[5], a[8])
 
 
-@kernel
+@inlined
 def product(a: Any, b: Any) -> Any:
     """A B of 3 × 3 matrices."""
     return (
@@ -125,7 +125,7 @@ def product(a: Any, b: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def cross_matrix(t: Any, a: Any) -> Any:
     """[t]× A."""
     return (
@@ -141,7 +141,7 @@ def cross_matrix(t: Any, a: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def sum_of(a: Any, b: Any) -> Any:
     """A + B of 3 × 3 matrices."""
     return (
@@ -157,19 +157,19 @@ def sum_of(a: Any, b: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def vector_at(x: Any, i: Any) -> Any:
     """Three numbers from there."""
     return (x[i], x[i + 1], x[i + 2])
 
 
-@kernel
+@inlined
 def quaternion_at(x: Any, i: Any) -> Any:
     """Four numbers from there."""
     return (x[i], x[i + 1], x[i + 2], x[i + 3])
 
 
-@kernel
+@inlined
 def cotangent(x: Any) -> Any:
     """(d, dd/dx) with d = (1 − (θ/2) cot(θ/2))/θ², x = θ²."""
     if x < NEAR:
@@ -183,7 +183,7 @@ def cotangent(x: Any) -> Any:
 # -- SO(3) and SE(3) ---------------------------------------------------------------------------
 
 
-@kernel
+@inlined
 def log3(q: Any) -> Any:
     """(ω, d): the rotation vector of a unit quaternion and d(θ²) of `cotangent`."""
     sign = -1.0 if q[3] < 0.0 else 1.0
@@ -197,7 +197,7 @@ def log3(q: Any) -> Any:
     return scale(ratio, u), (1 - 0.5 * ratio * cosine) / (angle * angle)
 
 
-@kernel
+@inlined
 def exp3(w: Any) -> Any:
     """The unit quaternion of a rotation vector."""
     x = dot(w, w)
@@ -209,7 +209,7 @@ def exp3(w: Any) -> Any:
     return (s * w[0], s * w[1], s * w[2], c)
 
 
-@kernel
+@inlined
 def log6(p: Any, q: Any) -> Any:
     """(v, ω) of the motion with translation p and rotation q."""
     w, d = log3(q)
@@ -217,7 +217,7 @@ def log6(p: Any, q: Any) -> Any:
     return add(subtract(p, scale(0.5, turned)), scale(d, cross(w, turned))), w
 
 
-@kernel
+@inlined
 def exp6(v: Any, w: Any) -> Any:
     """(p, q) of the tangent vector (v, ω)."""
     x = dot(w, w)
@@ -231,14 +231,14 @@ def exp6(v: Any, w: Any) -> Any:
     return add(add(v, scale(b, turned)), scale(c, cross(w, turned))), exp3(w)
 
 
-@kernel
+@inlined
 def quotient(p: Any, q: Any, r: Any, s: Any) -> Any:
     """(p, q)⁻¹ (r, s)."""
     back = conjugate(q)
     return rotate(back, subtract(r, p)), multiply(back, s)
 
 
-@kernel
+@inlined
 def inverse_jacobian3(w: Any) -> Any:
     """J_r⁻¹(ω) of SO(3)."""
     x = dot(w, w)
@@ -246,7 +246,7 @@ def inverse_jacobian3(w: Any) -> Any:
     return _turned(w, x, d)
 
 
-@kernel
+@inlined
 def _turned(w: Any, x: Any, d: Any) -> Any:
     """I + ½ [ω]× + d [ω]×²."""
     a, b, c = w
@@ -263,7 +263,7 @@ def _turned(w: Any, x: Any, d: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def inverse_jacobian6(v: Any, w: Any) -> Any:
     """(A, B): J_r⁻¹(v, ω) of SE(3) is [[A, B], [0, A]]; see `dnls_ros.lie.se3`."""
     x = dot(w, w)
@@ -289,7 +289,7 @@ def inverse_jacobian6(v: Any, w: Any) -> Any:
 # -- SE(2): (x, y, cos, sin) -------------------------------------------------------------------
 
 
-@kernel
+@inlined
 def quotient_plane(a: Any, b: Any) -> Any:
     """A⁻¹ b."""
     x, y = b[0] - a[0], b[1] - a[1]
@@ -301,7 +301,7 @@ def quotient_plane(a: Any, b: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def product_plane(a: Any, b: Any) -> Any:
     """A b."""
     return (
@@ -312,7 +312,7 @@ def product_plane(a: Any, b: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def log_plane(a: Any) -> Any:
     """(vx, vy, ω)."""
     w = math.atan2(a[3], a[2])
@@ -321,7 +321,7 @@ def log_plane(a: Any) -> Any:
     return (shrink * a[0] + 0.5 * w * a[1], shrink * a[1] - 0.5 * w * a[0], w)
 
 
-@kernel
+@inlined
 def exp_plane(delta: Any) -> Any:
     """(x, y, cos, sin) of (vx, vy, ω)."""
     w = delta[2]
@@ -340,7 +340,7 @@ def exp_plane(delta: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def inverse_jacobian_plane(xi: Any) -> Any:
     """J_r⁻¹ of SE(2), by rows."""
     v, u, w = xi
@@ -359,7 +359,7 @@ def inverse_jacobian_plane(xi: Any) -> Any:
     )
 
 
-@kernel
+@inlined
 def lift(a: Any) -> Any:
     """(p, q) of a planar pose at z = 0."""
     half = 0.5 * math.atan2(a[3], a[2])

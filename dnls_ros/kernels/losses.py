@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dnls_ros.kernels.jit import kernel
+from dnls_ros.kernels.jit import leaf
 
 NONE, HUBER, CAUCHY, GEMAN_MCCLURE, TUKEY, WELSCH, DCS, HINGE = range(8)
 
 
-@kernel
+@leaf
 def loss(kind: Any, s: Any, radius: Any) -> Any:
     """(ρ, ρ') at s."""
     if kind == NONE:

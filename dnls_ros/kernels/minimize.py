@@ -8,109 +8,22 @@ ends. Here stands nothing that they do not say.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import types
 
 from dnls_ros.kernels.cholesky import factorize, load, solve
 from dnls_ros.kernels.jit import kernel
+from dnls_ros.kernels.layout import FIXED, GAUSS_NEWTON, GEOMETRIC, Room
 from dnls_ros.kernels.program import cost, linearize, retract
 from dnls_ros.kernels.simd import padding
-
-GEOMETRIC, GAIN_RATIO, FIXED, GAUSS_NEWTON = range(4)
-"""Rules of the damping; Gauss–Newton has none."""
 
 EPS = float(np.finfo(np.float64).eps)
 _MONOTONIC = 1
 _clock_gettime = types.ExternalFunction(
     "clock_gettime", types.int32(types.int32, types.CPointer(types.int64))
 )
-
-
-class Blocks(NamedTuple):
-    """The block structure of H; see `dnls_ros.linear.block_structure`."""
-
-    start: Any
-    rows: Any
-    left_start: Any
-    left_column: Any
-    left_block: Any
-    place: Any
-    entry: Any
-    ones: Any
-    diagonal: Any
-
-
-class Settings(NamedTuple):
-    """How to minimize.
-
-    Attributes:
-        rule: Of the damping.
-        ratio: Of the geometric rule, or the fraction of a Gauss–Newton step.
-        largest, smallest: Of the damping.
-        minimal_gain: Of a step that is taken.
-        scaled: D = diag(H) instead of I.
-        floor_first: D is not below a share of the first one.
-        relative: The first damping is relative to the largest entry of D.
-        near: λ relative to diag(H) that changes a step by next to nothing.
-        least, least_of_first: Floors of D.
-        cost, step, gradient: Tolerances.
-        iterations: Limit.
-        deadline: Monotonic seconds, infinity if there is none.
-    """
-
-    rule: int
-    ratio: float
-    largest: float
-    smallest: float
-    minimal_gain: float
-    scaled: bool
-    floor_first: bool
-    relative: bool
-    near: float
-    least: float
-    least_of_first: float
-    cost: float
-    step: float
-    gradient: float
-    iterations: int
-    deadline: float
-
-
-class Codes(NamedTuple):
-    """Numbers of the statuses."""
-
-    running: int
-    converged_cost: int
-    converged_model: int
-    converged_step: int
-    converged_gradient: int
-    max_iterations: int
-    deadline: int
-    damping_limit: int
-    singular: int
-    step_not_finite: int
-    not_finite: int
-
-
-class Found(NamedTuple):
-    """What comes out, one entry per batch element; x, best, H are rows.
-
-    Attributes:
-        x: Starts as the first values, ends as the last.
-        best: The values of least cost.
-        hessian: Of the last linearization.
-        numbers: (B, 7) float64: cost, best cost, first cost, damping, largest gradient, largest
-            step, and nothing.
-        counts: (B, 3) int64: status, iterations, accepted.
-    """
-
-    x: Any
-    best: Any
-    hessian: Any
-    numbers: Any
-    counts: Any
 
 
 @kernel
@@ -212,106 +125,137 @@ def minimize(
     settings: Any,
     codes: Any,
     element: Any,
-    first_damping: Any,
+    damping: Any,
     x: Any,
     best: Any,
     H: Any,
     numbers: Any,
     counts: Any,
     room: Any,
-    costs: Any,
-    L: Any,
-    work: Any,
-    vectors: Any,
-    padded: Any,
-    trial: Any,
-    clock: Any,
 ) -> Any:
-    """Minimizes one element in place; see `Found`."""
-    g, d, D, floor = vectors[0], vectors[1], vectors[2], vectors[3]
-    newton = settings.rule == GAUSS_NEWTON
-    value = linearize(program, x, element, room, H, g, costs)
-    numbers[2] = value
+    """Minimizes one element in place; see `dnls_ros.kernels.layout.Found`."""
+    value = linearize(program, x, element, room.factors, H, room.g, room.costs)
     best[:] = x
-    best_value, damping, growth, longest = value, first_damping, 2.0, 0.0
-    status, iterations, accepted = codes.running, 0, 0
-    slope = _largest(g)
-    top = 0.0
-    for k in range(d.shape[0]):
-        top = max(top, H[blocks.diagonal[k]])
-    for k in range(d.shape[0]):
-        entry = H[blocks.diagonal[k]]
-        floor[k] = settings.least_of_first * entry if entry > 0 else settings.least * top
+    first, lowest, growth, longest = value, value, 2.0, 0.0
+    slope = _largest(room.g)
+    top = _begin(H, blocks, settings, room.floor)
     if settings.relative:
         damping *= top
-    if not math.isfinite(value):
-        status = codes.not_finite
-    elif slope <= settings.gradient:
-        status = codes.converged_gradient
-    fresh = True
+    status, iterations, accepted = _status_at(settings, codes, value, slope), 0, 0
     while status == codes.running and iterations < settings.iterations:
-        if settings.deadline < np.inf and _seconds(clock) >= settings.deadline:
+        if settings.deadline < np.inf and _seconds(room.clock) >= settings.deadline:
             status = codes.deadline
             break
-        if fresh and not newton:
-            _weights(H, blocks, settings, floor, D)
-        ok = _step(unit, blocks, H, g, damping if not newton else 0.0, D, L, work, padded, d)
-        if newton:
-            predicted, full = _newton(g, d, settings.ratio), settings.ratio == 1.0
-        else:
-            predicted = _predicted(g, d, D, damping)
-            full = damping <= settings.near and settings.scaled
+        ok, predicted, full = _propose(unit, blocks, settings, H, damping, room)
         if ok and full and abs(predicted) < settings.cost * value:
             status = codes.converged_model
             break
-        if not ok:
-            d[:] = 0.0
-        retract(program.blocks, x, d, trial)
-        after = cost(program, trial, element, room, costs)
-        decrease = value - after
-        finite = ok and math.isfinite(decrease)
-        noise = 16 * EPS * abs(value)
-        rounding = finite and max(abs(decrease), abs(predicted)) <= noise
-        gain = decrease / predicted if predicted > 0 else np.nan
-        if newton:
-            accept, limit = finite, not finite
-        else:
-            accept = finite and (gain > settings.minimal_gain or rounding)
-            factor = _factor(settings, accept, gain, growth)
-            damping *= factor
-            limit = not accept and (damping > settings.largest or factor == 1.0)
-            growth = 2.0 if accept else 2 * growth
-            damping = min(max(damping, settings.smallest), settings.largest)
+        retract(program.blocks, x, room.d, room.trial)
+        after = cost(program, room.trial, element, room.factors, room.costs)
         iterations += 1
+        finite = ok and math.isfinite(value - after)
+        accept, limit, damping, growth = _judge(
+            settings, value, value - after, predicted, finite, damping, growth
+        )
         if accept:
-            x[:] = trial
-            before, value = value, after
             accepted += 1
-            if value <= best_value:
+            x[:] = room.trial
+            longest = _largest(room.d)
+            status = _status_after(settings, codes, value, after, longest)
+            value = after
+            if value <= lowest:
                 best[:] = x
-                best_value = value
-            longest = _largest(d)
-            small = max(settings.cost, 16 * EPS) * abs(before)
-            if settings.cost > 0 and abs(decrease) <= small:
-                status = codes.converged_cost
-            elif longest <= settings.step:
-                status = codes.converged_step
+                lowest = value
         if status == codes.running and limit:
-            if not ok:
-                status = codes.singular
-            else:
-                status = codes.step_not_finite if not finite else codes.damping_limit
-        fresh = accept and status == codes.running
-        if fresh:
-            linearize(program, x, element, room, H, g, costs)
-            slope = _largest(g)
+            status = _status_at_limit(codes, ok, finite)
+        if accept and status == codes.running:
+            linearize(program, x, element, room.factors, H, room.g, room.costs)
+            slope = _largest(room.g)
             if slope <= settings.gradient:
                 status = codes.converged_gradient
     if status == codes.running:
         status = codes.max_iterations
-    numbers[0], numbers[1], numbers[3] = value, best_value, damping if not newton else 0.0
-    numbers[4], numbers[5] = slope, longest
+    numbers[0], numbers[1], numbers[2] = value, lowest, first
+    numbers[3], numbers[4], numbers[5] = damping, slope, longest
     counts[0], counts[1], counts[2] = status, iterations, accepted
+
+
+@kernel
+def _begin(H: Any, blocks: Any, settings: Any, floor: Any) -> Any:
+    """The least values of D; the largest entry of diag(H)."""
+    top = 0.0
+    for k in range(floor.shape[0]):
+        top = max(top, H[blocks.diagonal[k]])
+    for k in range(floor.shape[0]):
+        entry = H[blocks.diagonal[k]]
+        floor[k] = settings.least_of_first * entry if entry > 0 else settings.least * top
+    return top
+
+
+@kernel
+def _propose(unit: Any, blocks: Any, settings: Any, H: Any, damping: Any, room: Any) -> Any:
+    """The step (zero if there is none): whether there is one, its decrease, whether it is full."""
+    newton = settings.rule == GAUSS_NEWTON
+    if not newton:
+        _weights(H, blocks, settings, room.floor, room.D)
+    ok = _step(unit, blocks, H, room.g, damping, room.D, room.L, room.work, room.padded, room.d)
+    if newton:
+        predicted, full = _newton(room.g, room.d, settings.ratio), settings.ratio == 1.0
+    else:
+        predicted = _predicted(room.g, room.d, room.D, damping)
+        full = damping <= settings.near and settings.scaled
+    if not ok:
+        room.d[:] = 0.0
+    return ok, predicted, full
+
+
+@kernel
+def _judge(
+    settings: Any,
+    value: Any,
+    decrease: Any,
+    predicted: Any,
+    finite: Any,
+    damping: Any,
+    growth: Any,
+) -> Any:
+    """Whether the step is taken, whether it was the last resort, the next damping and growth."""
+    if settings.rule == GAUSS_NEWTON:
+        return finite, not finite, damping, growth
+    noise = 16 * EPS * abs(value)
+    rounding = finite and max(abs(decrease), abs(predicted)) <= noise
+    gain = decrease / predicted if predicted > 0 else np.nan
+    accept = finite and (gain > settings.minimal_gain or rounding)
+    factor = _factor(settings, accept, gain, growth)
+    damping *= factor
+    limit = not accept and (damping > settings.largest or factor == 1.0)
+    damping = min(max(damping, settings.smallest), settings.largest)
+    return accept, limit, damping, 2.0 if accept else 2 * growth
+
+
+@kernel
+def _status_at(settings: Any, codes: Any, value: Any, slope: Any) -> Any:
+    """At the start."""
+    if not math.isfinite(value):
+        return codes.not_finite
+    return codes.converged_gradient if slope <= settings.gradient else codes.running
+
+
+@kernel
+def _status_after(settings: Any, codes: Any, before: Any, after: Any, longest: Any) -> Any:
+    """After a step that was taken."""
+    small = max(settings.cost, 16 * EPS) * abs(before)
+    if settings.cost > 0 and abs(before - after) <= small:
+        return codes.converged_cost
+    return codes.converged_step if longest <= settings.step else codes.running
+
+
+@kernel
+def _status_at_limit(codes: Any, ok: Any, finite: Any) -> Any:
+    """Where no step was possible any more."""
+    if not ok:
+        return codes.singular
+    return codes.damping_limit if finite else codes.step_not_finite
 
 
 @kernel
@@ -340,10 +284,19 @@ def minimize_each(
     """`minimize` of batch elements first … last − 1, each by itself."""
     n, size = blocks.place.shape[0], blocks.rows.shape[0] * len(unit) * padding(unit)
     count = blocks.start.shape[0] - 1
-    room, costs = np.empty((5, width)), np.empty(program.groups.shape[0])
-    L, work = np.empty(size), np.empty(count, np.int32)
-    vectors, padded = np.empty((4, n)), np.empty(count * padding(unit))
-    trial, clock = np.empty(found.x.shape[1]), np.zeros(2, np.int64)
+    room = Room(
+        np.empty((5, width)),
+        np.empty(program.groups.shape[0]),
+        np.empty(size),
+        np.empty(count, np.int32),
+        np.empty(n),
+        np.empty(n),
+        np.empty(n),
+        np.empty(n),
+        np.empty(count * padding(unit)),
+        np.empty(found.x.shape[1]),
+        np.zeros(2, np.int64),
+    )
     for k in range(first, last):
         minimize(
             unit,
@@ -359,11 +312,4 @@ def minimize_each(
             found.numbers[k],
             found.counts[k],
             room,
-            costs,
-            L,
-            work,
-            vectors,
-            padded,
-            trial,
-            clock,
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from dnls_ros.costs.camera import MIN_DEPTH
 from dnls_ros.costs.landmark import NEAREST
-from dnls_ros.kernels.jit import kernel
+from dnls_ros.kernels.jit import leaf
 from dnls_ros.kernels.lie import (
     add,
     conjugate,
@@ -32,7 +32,7 @@ PINHOLE, PLUMB_BOB, EQUIDISTANT = 0, 1, 2
 """Camera models."""
 
 
-@kernel
+@leaf
 def body_at(x: Any, i: Any, planar: Any) -> Any:
     """(p, q) of a body's state."""
     if planar:
@@ -40,7 +40,7 @@ def body_at(x: Any, i: Any, planar: Any) -> Any:
     return vector_at(x, i), quaternion_at(x, i + 3)
 
 
-@kernel
+@leaf
 def put_viewer(J: Any, T: Any, row: Any, column: Any, planar: Any, line: Any, point: Any) -> Any:
     """The row [−line, line × point] of the frame that sees ``point``, both in its axes."""
     turn = cross(line, point)
@@ -54,7 +54,7 @@ def put_viewer(J: Any, T: Any, row: Any, column: Any, planar: Any, line: Any, po
             J[row * T + column + 3 + a] = turn[a]
 
 
-@kernel
+@leaf
 def range_bearing(
     x: Any, i: Any, planar: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any
 ) -> Any:
@@ -78,7 +78,7 @@ def range_bearing(
         put_viewer(J, T, 1, 0, planar, rotate(mount_q, side), in_body)
 
 
-@kernel
+@leaf
 def project(p: Any, z: Any, c: Any, model: Any) -> Any:
     """The pixel of a point in the camera's axes, and its two derivatives by the point.
 
@@ -117,7 +117,7 @@ def project(p: Any, z: Any, c: Any, model: Any) -> Any:
     return pixel, first, second
 
 
-@kernel
+@leaf
 def _arctangent(x: Any) -> Any:
     """(f, df/dx) of f = atan(√x)/√x."""
     if x < NEAR_TANGENT:
@@ -131,7 +131,7 @@ def _arctangent(x: Any) -> Any:
     return f, 0.5 * (1 / (1 + x) - f) / x
 
 
-@kernel
+@leaf
 def corners(
     x: Any,
     i: Any,

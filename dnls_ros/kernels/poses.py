@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dnls_ros.kernels.jit import kernel
+from dnls_ros.kernels.jit import leaf
 from dnls_ros.kernels.lie import (
     cross_matrix,
     inverse_jacobian3,
@@ -33,7 +33,7 @@ from dnls_ros.kernels.lie import (
 )
 
 
-@kernel
+@leaf
 def put(J: Any, T: Any, row: Any, column: Any, factor: Any, A: Any) -> Any:
     """A 3 × 3 block of J."""
     for a in range(3):
@@ -41,7 +41,7 @@ def put(J: Any, T: Any, row: Any, column: Any, factor: Any, A: Any) -> Any:
             J[(row + a) * T + column + b] = factor * A[3 * a + b]
 
 
-@kernel
+@leaf
 def write3(r: Any, row: Any, v: Any) -> Any:
     """Three entries of r."""
     r[row], r[row + 1], r[row + 2] = v[0], v[1], v[2]
@@ -50,7 +50,7 @@ def write3(r: Any, row: Any, v: Any) -> Any:
 # -- SE(3) -------------------------------------------------------------------------------------
 
 
-@kernel
+@leaf
 def difference6(x: Any, i: Any, j: Any) -> Any:
     """(p, q) of x_i⁻¹ x_j."""
     return quotient(
@@ -58,7 +58,7 @@ def difference6(x: Any, i: Any, j: Any) -> Any:
     )
 
 
-@kernel
+@leaf
 def prior6(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
     """Log(z⁻¹ x)."""
     p, q = quotient(
@@ -74,7 +74,7 @@ def prior6(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> 
         put(J, T, 3, 3, 1.0, A)
 
 
-@kernel
+@leaf
 def between6(x: Any, i: Any, j: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
     """Log(z⁻¹ x_i⁻¹ x_j)."""
     p, q = difference6(x, i, j)
@@ -85,7 +85,7 @@ def between6(x: Any, i: Any, j: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac
         put_difference6(J, T, 0, 6, p, q, v, w)
 
 
-@kernel
+@leaf
 def put_difference6(J: Any, T: Any, i: Any, j: Any, p: Any, q: Any, v: Any, w: Any) -> Any:
     """J_j = J_r⁻¹(v, ω) and J_i = −J_j Ad((p, q)⁻¹), in the columns from i and j."""
     A, B = inverse_jacobian6(v, w)
@@ -105,7 +105,7 @@ def put_difference6(J: Any, T: Any, i: Any, j: Any, p: Any, q: Any, v: Any, w: A
     put(J, T, 3, i + 3, -1.0, turned)
 
 
-@kernel
+@leaf
 def partial6(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
     """(t_y − t_z ; Log(R_y R_zᵀ)), y = x · E; the data are E and z."""
     mount_p, mount_q = vector_at(z, k), quaternion_at(z, k + 3)
@@ -125,7 +125,7 @@ def partial6(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -
         put(J, T, 3, 3, 1.0, product(inverse_jacobian3(scale(-1.0, turn)), R))
 
 
-@kernel
+@leaf
 def constant_velocity6(
     x: Any, i: Any, v_i: Any, j: Any, v_j: Any, dt: Any, r: Any, J: Any, T: Any, jac: Any
 ) -> Any:
@@ -142,7 +142,7 @@ def constant_velocity6(
         put_velocities(J, T, 6, dt)
 
 
-@kernel
+@leaf
 def put_velocities(J: Any, T: Any, t: Any, dt: Any) -> Any:
     """The columns of v_i and v_j: −dt, −1 and 1."""
     for a in range(t):
@@ -154,7 +154,7 @@ def put_velocities(J: Any, T: Any, t: Any, dt: Any) -> Any:
 # -- SE(2) -------------------------------------------------------------------------------------
 
 
-@kernel
+@leaf
 def prior_plane(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
     """Log(z⁻¹ x)."""
     xi = log_plane(quotient_plane(quaternion_at(z, k), quaternion_at(x, i)))
@@ -163,7 +163,7 @@ def prior_plane(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any
         put(J, T, 0, 0, 1.0, inverse_jacobian_plane(xi))
 
 
-@kernel
+@leaf
 def between_plane(x: Any, i: Any, j: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
     """Log(z⁻¹ x_i⁻¹ x_j)."""
     d = quotient_plane(quaternion_at(x, i), quaternion_at(x, j))
@@ -173,7 +173,7 @@ def between_plane(x: Any, i: Any, j: Any, z: Any, k: Any, r: Any, J: Any, T: Any
         put_difference_plane(J, T, 0, 3, d, xi)
 
 
-@kernel
+@leaf
 def put_difference_plane(J: Any, T: Any, i: Any, j: Any, d: Any, xi: Any) -> Any:
     """J_j = J_r⁻¹(ξ) and J_i = −J_j Ad(d⁻¹), in the columns from i and j."""
     A = inverse_jacobian_plane(xi)
@@ -184,7 +184,7 @@ def put_difference_plane(J: Any, T: Any, i: Any, j: Any, d: Any, xi: Any) -> Any
     put(J, T, 0, i, -1.0, product(A, (c, s, v, -s, c, -u, 0.0, 0.0, 1.0)))
 
 
-@kernel
+@leaf
 def partial_plane(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
     """(t_y − t_z ; the angle of R_y R_zᵀ), y = x · E; the data are E and z."""
     c, s = x[i + 2], x[i + 3]
@@ -198,7 +198,7 @@ def partial_plane(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: A
         put(J, T, 0, 0, 1.0, (c, -s, -arm_y, s, c, arm_x, 0.0, 0.0, 1.0))
 
 
-@kernel
+@leaf
 def constant_velocity_plane(
     x: Any, i: Any, v_i: Any, j: Any, v_j: Any, dt: Any, r: Any, J: Any, T: Any, jac: Any
 ) -> Any:
@@ -216,7 +216,7 @@ def constant_velocity_plane(
 # -- vectors -----------------------------------------------------------------------------------
 
 
-@kernel
+@leaf
 def prior_vector(x: Any, i: Any, n: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
     """X − z."""
     for a in range(n):
@@ -225,7 +225,7 @@ def prior_vector(x: Any, i: Any, n: Any, z: Any, k: Any, r: Any, J: Any, T: Any,
             J[a * T + a] = 1.0
 
 
-@kernel
+@leaf
 def between_vector(
     x: Any, i: Any, j: Any, n: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any
 ) -> Any:

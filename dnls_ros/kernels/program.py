@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dnls_ros.kernels.dense import dense_cost, dense_linearize
-from dnls_ros.kernels.jit import kernel
+from dnls_ros.kernels.jit import inlined, kernel, leaf
 from dnls_ros.kernels.layout import (
     BETWEEN6,
     BETWEEN_PLANE,
@@ -42,6 +42,7 @@ from dnls_ros.kernels.layout import (
     NOISE_BATCH,
     NOISE_LENGTH,
     NOISE_ROW,
+    OTHERS,
     PARTIAL6,
     PARTIAL_PLANE,
     PLANAR,
@@ -85,9 +86,12 @@ from dnls_ros.kernels.poses import (
     prior_plane,
     prior_vector,
 )
+from dnls_ros.kernels.vectors import SPARE, add_scaled, store, zeros
+
+UNIT4, UNIT8, UNIT16 = (0,) * 4, (0,) * 8, (0,) * 16  # powers of two, else LLVM spills
 
 
-@kernel
+@leaf
 def residual(
     table: Any, slots: Any, data: Any, x: Any, f: Any, element: Any, r: Any, J: Any, jac: Any
 ) -> Any:
@@ -126,7 +130,7 @@ def residual(
         between_vector(x, i, slots[at + 1], T // 2, data, k, r, J, T, jac)
 
 
-@kernel
+@leaf
 def whiten(
     table: Any, data: Any, f: Any, element: Any, r: Any, J: Any, room: Any, jac: Any
 ) -> Any:
@@ -153,20 +157,46 @@ def whiten(
     for a in range(rows):
         r[a] = room[a]
     if jac:
-        for a in range(rows * T):
-            room[a] = 0.0
-        for a in range(rows):
-            for c in range(length):
-                weight = data[at + a * length + c]
-                if weight != 0.0:
-                    for b in range(T):
-                        room[a * T + b] += weight * J[c * T + b]
+        if T <= 4:
+            _multiply_rows(UNIT4, data, at, rows, length, J, T, room)
+        elif T <= 8:
+            _multiply_rows(UNIT8, data, at, rows, length, J, T, room)
+        elif T <= 16:
+            _multiply_rows(UNIT16, data, at, rows, length, J, T, room)
+        else:
+            for first in range(0, T, 12):
+                _multiply_part(data, at, rows, length, J, T, first, room)
         for a in range(rows * T):
             J[a] = room[a]
     return rows
 
 
-@kernel
+@inlined
+def _multiply_rows(
+    unit: Any, data: Any, at: Any, rows: Any, length: Any, J: Any, T: Any, out: Any
+) -> Any:
+    """Out = L J for J of up to len(unit) columns."""
+    for a in range(rows):
+        total = zeros(unit)
+        for c in range(length):
+            total = add_scaled(total, J, c * T, data[at + a * length + c])
+        store(total, out, a * T)
+
+
+@leaf
+def _multiply_part(
+    data: Any, at: Any, rows: Any, length: Any, J: Any, T: Any, first: Any, out: Any
+) -> Any:
+    """Columns first … first + 11 of L J, one number after the other."""
+    for a in range(rows):
+        for b in range(first, min(first + 12, T)):
+            total = 0.0
+            for c in range(length):
+                total += data[at + a * length + c] * J[c * T + b]
+            out[a * T + b] = total
+
+
+@inlined
 def squared(r: Any, rows: Any) -> Any:
     """‖r‖²."""
     s = 0.0
@@ -175,7 +205,7 @@ def squared(r: Any, rows: Any) -> Any:
     return s
 
 
-@kernel
+@inlined
 def weigh(table: Any, data: Any, f: Any, element: Any, s: Any) -> Any:
     """(ρ, ρ') of a factor."""
     at = table[LOSS_AT] + f * table[LOSS_ROW] + element * table[LOSS_BATCH]
@@ -183,13 +213,13 @@ def weigh(table: Any, data: Any, f: Any, element: Any, s: Any) -> Any:
     return loss(table[LOSS], s, radius)
 
 
-@kernel
+@inlined
 def live(table: Any, data: Any, f: Any, element: Any) -> Any:
     """Whether a factor counts."""
     return table[MASK] < 0 or data[table[MASK] + f + element * table[MASK_BATCH]] != 0.0
 
 
-@kernel
+@leaf
 def cost(program: Any, x: Any, element: Any, room: Any, costs: Any) -> Any:
     """½Σρ; by group in ``costs``."""
     groups, data = program.groups, program.data
@@ -211,7 +241,7 @@ def cost(program: Any, x: Any, element: Any, room: Any, costs: Any) -> Any:
     return total
 
 
-@kernel
+@leaf
 def linearize(program: Any, x: Any, element: Any, room: Any, H: Any, g: Any, costs: Any) -> Any:
     """H, g and ½Σρ, by group in ``costs``; H and g begin at zero."""
     groups, data = program.groups, program.data
@@ -243,7 +273,7 @@ def linearize(program: Any, x: Any, element: Any, room: Any, H: Any, g: Any, cos
     return total
 
 
-@kernel
+@inlined
 def add_products(
     program: Any,
     table: Any,
@@ -259,29 +289,80 @@ def add_products(
     """H += w JᵀJ and g += w Jᵀr of a factor."""
     T = table[WIDTH]
     refs = table[REFS]
-    positions = program.positions
     at = table[POSITION] + f * (T * (T + 1) // 2)
-    for a in range(T):
-        total = 0.0
-        for b in range(a + 1):
-            value = 0.0
-            for k in range(rows):
-                value += J[k * T + a] * J[k * T + b]
-            H[positions[at]] += weight * value
-            at += 1
-        for k in range(rows):
-            total += J[k * T + a] * r[k]
-        gradient[a] = weight * total
+    if T <= 4:
+        _add_square(UNIT4, program.positions, at, rows, T, weight, r, J, gradient, H)
+    elif T <= 8:
+        _add_square(UNIT8, program.positions, at, rows, T, weight, r, J, gradient, H)
+    elif T <= 16:
+        _add_square(UNIT16, program.positions, at, rows, T, weight, r, J, gradient, H)
+    else:
+        _add_square_long(program.positions, at, rows, T, weight, r, J, gradient, H)
     first, begin, width = table[SLOT] + f * refs, 0, table[FIRST]
     for n in range(refs):
         place = program.tangents[first + n]
         for a in range(width):
             g[place + a] += gradient[begin + a]
         begin += width
-        width = (T - table[FIRST]) // max(refs - 1, 1)
+        width = table[OTHERS]
 
 
-@kernel
+@inlined
+def _add_square(
+    unit: Any,
+    positions: Any,
+    at: Any,
+    rows: Any,
+    T: Any,
+    weight: Any,
+    r: Any,
+    J: Any,
+    gradient: Any,
+    H: Any,
+) -> Any:
+    """The lower triangle of w JᵀJ into H, and w Jᵀr, for up to len(unit) columns."""
+    total = zeros(unit)
+    for k in range(rows):
+        total = add_scaled(total, J, k * T, weight * r[k])
+    store(total, gradient, 0)
+    line = T + SPARE
+    for a in range(T):
+        total = zeros(unit)
+        for k in range(rows):
+            total = add_scaled(total, J, k * T, weight * J[k * T + a])
+        store(total, gradient, line)
+        for b in range(a + 1):
+            H[positions[at]] += gradient[line + b]
+            at += 1
+
+
+@leaf
+def _add_square_long(
+    positions: Any,
+    at: Any,
+    rows: Any,
+    T: Any,
+    weight: Any,
+    r: Any,
+    J: Any,
+    gradient: Any,
+    H: Any,
+) -> Any:
+    """The same for more columns than vectors have, one number after the other."""
+    for a in range(T):
+        total = 0.0
+        for k in range(rows):
+            total += J[k * T + a] * r[k]
+        gradient[a] = weight * total
+        for b in range(a + 1):
+            value = 0.0
+            for k in range(rows):
+                value += J[k * T + a] * J[k * T + b]
+            H[positions[at]] += weight * value
+            at += 1
+
+
+@leaf
 def retract(blocks: Any, x: Any, delta: Any, out: Any) -> Any:
     """Out = x ⊞ δ."""
     for n in range(blocks.shape[0]):
@@ -297,7 +378,7 @@ def retract(blocks: Any, x: Any, delta: Any, out: Any) -> Any:
             _retract_one(kind, x, at + k * width, delta, step + k * t, t, out)
 
 
-@kernel
+@leaf
 def _retract_one(kind: Any, x: Any, i: Any, delta: Any, d: Any, t: Any, out: Any) -> Any:
     if kind == SPACE:
         p, q = exp6(vector_at(delta, d), vector_at(delta, d + 3))

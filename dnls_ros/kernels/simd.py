@@ -81,6 +81,10 @@ class Code:
         """total − x y."""
         return self.builder.fsub(total, self.times(x, y), flags=FLAGS)
 
+    def plus(self, total: Any, x: Any, y: Any) -> Any:
+        """Total + x y."""
+        return self.builder.fadd(total, self.times(x, y), flags=FLAGS)
+
     def times(self, x: Any, y: Any) -> Any:
         """x y."""
         return self.builder.fmul(x, y, flags=FLAGS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from dnls_ros.errors import DnlsError, UnavailableError
+from dnls_ros.linear.block_cholesky import BlockCholesky, has_kernels
 from dnls_ros.linear.cholmod import Cholmod
 from dnls_ros.linear.cholmod_api import load
 from dnls_ros.linear.dense import Dense
@@ -85,13 +86,17 @@ def choose_solver(name: str, n: int, device: torch.device) -> tuple[LinearSolver
         )
     if kind == "dense":
         return Dense(), f"linear solver dense on {device}, as asked for"
+    if has_kernels():
+        return BlockCholesky(), "linear solver block Cholesky (sparse, CPU), as asked for"
     load()
-    return Cholmod(), "linear solver CHOLMOD (sparse, CPU), as asked for"
+    return Cholmod(), "linear solver CHOLMOD (sparse, CPU), as asked for; numba is not installed"
 
 
 def _automatic(n: int, device: torch.device) -> tuple[LinearSolver, str]:
     if device.type != "cpu":
         return Dense(), f"linear solver dense on {device}: there is no sparse one for this device"
+    if has_kernels():
+        return BlockCholesky(), "linear solver block Cholesky (sparse, CPU): the fastest of all"
     if n < DENSE_BELOW:
         return Dense(), f"linear solver dense: {n} unknowns are fewer than {DENSE_BELOW}"
     try:

@@ -67,7 +67,8 @@ def _run(
     symbolic: BlockSymbolic,
     stop: Tolerances,
 ) -> Solution:
-    from dnls_ros.kernels.minimize import Blocks, Found, minimize_each
+    from dnls_ros.kernels.layout import Blocks, Found
+    from dnls_ros.kernels.minimize import minimize_each
 
     own, s = assembly.compiled(initial), symbolic.structure
     assert own is not None
@@ -116,7 +117,7 @@ def _solution(assembly: Assembly, initial: Values, linear: LinearSolver, found: 
 
 
 def _codes() -> Any:
-    from dnls_ros.kernels.minimize import Codes
+    from dnls_ros.kernels.layout import Codes
 
     return Codes(
         *(
@@ -139,35 +140,35 @@ def _codes() -> Any:
 
 
 def _settings(method: LevenbergMarquardt | GaussNewton, stop: Tolerances) -> Any:
-    from dnls_ros.kernels import minimize as native
+    from dnls_ros.kernels import layout as native
 
-    deadline = math.inf if stop.seconds is None else time.monotonic() + stop.seconds
-    ends = stop.cost, stop.step, stop.gradient, stop.iterations, deadline
-    if isinstance(method, GaussNewton):
-        fraction = float(method.step_size)
-        none = 0.0, 0.0, 0.0, False, False, False, 0.0, 0.0, 0.0
-        return native.Settings(
-            native.GAUSS_NEWTON, fraction, *none, *map(float, ends[:3]), *ends[3:]
-        )
+    newton = isinstance(method, GaussNewton)
+    lm = LevenbergMarquardt() if newton else method  # Gauss–Newton looks at none of it
     rule, ratio = native.FIXED, 1.0
-    if isinstance(method.rule, Geometric):
+    if isinstance(method, GaussNewton):
+        rule, ratio = native.GAUSS_NEWTON, float(method.step_size)
+    elif isinstance(method.rule, Geometric):
         rule, ratio = native.GEOMETRIC, float(method.rule.ratio)
     elif isinstance(method.rule, GainRatio):
         rule = native.GAIN_RATIO
+    assert isinstance(lm, LevenbergMarquardt)
     return native.Settings(
-        rule,
-        ratio,
-        float(method.largest),
-        float(method.smallest),
-        float(method.minimal_gain),
-        method.scaled,
-        method.floor == "first",
-        method.relative,
-        NEXT_TO_NOTHING,
-        LEAST,
-        LEAST_OF_FIRST,
-        *map(float, ends[:3]),
-        *ends[3:],
+        rule=rule,
+        ratio=ratio,
+        largest=float(lm.largest),
+        smallest=float(lm.smallest),
+        minimal_gain=float(lm.minimal_gain),
+        scaled=lm.scaled,
+        floor_first=lm.floor == "first",
+        relative=lm.relative and not newton,
+        near=NEXT_TO_NOTHING,
+        least=LEAST,
+        least_of_first=LEAST_OF_FIRST,
+        cost=float(stop.cost),
+        step=float(stop.step),
+        gradient=float(stop.gradient),
+        iterations=stop.iterations,
+        deadline=math.inf if stop.seconds is None else time.monotonic() + stop.seconds,
     )
 
 

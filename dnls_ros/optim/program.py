@@ -26,6 +26,9 @@ from dnls_ros.problem.variables import on_storage, storage
 
 Floats = NDArray[np.float64]
 
+SPARE_ROOM = 64
+"""Numbers after a row of room that vectors may touch."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tables:
@@ -230,7 +233,7 @@ def _make_tables(
         planning = planned[name]
         if isinstance(planning, Recipe):
             length = max(planning.length, _rows_of(group))
-            room = max(room, length * width + width, length)
+            room = max(room, length * width, 2 * width) + SPARE_ROOM
         elif isinstance(group, DensePrior):
             room = max(room, width * width, group.factor.shape[1], 36)
     joined = _joined(slots), _joined(tangents), _joined(positions)
@@ -324,6 +327,7 @@ def _fill(
     assert not isinstance(loss, str)
     row[c.KIND], row[c.COUNT], row[c.REFS] = recipe.kind, group.count, len(group.refs)
     row[c.WIDTH], row[c.LENGTH], row[c.FIRST] = recipe.width, recipe.length, recipe.first
+    row[c.OTHERS] = (recipe.width - recipe.first) // max(len(group.refs) - 1, 1)
     row[c.SLOT], row[c.POSITION] = slot, position
     row[[c.DATA, c.DATA_ROW, c.DATA_BATCH]] = data.put(recipe.data)
     row[c.NOISE], row[c.NOISE_LENGTH] = noise[0], noise[2]
