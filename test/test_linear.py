@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.linear import (
+    BlockCholesky,
     Cholmod,
     Dense,
     Fitting,
@@ -271,7 +272,28 @@ def no_scikit_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sksparse", None)
 
 
-@pytest.mark.usefixtures("no_scikit_sparse")
+@pytest.fixture
+def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is not installed."""
+    monkeypatch.setattr("dnls_ros.linear.block_cholesky.has_kernels", lambda: False)
+    monkeypatch.setattr("dnls_ros.linear.choose.has_kernels", lambda: False)
+
+
+@pytest.mark.usefixtures("no_numba")
+def test_without_numba_block_cholesky_says_what_to_install() -> None:
+    with pytest.raises(UnavailableError, match="pip install numba"):
+        BlockCholesky().analyze(window())
+
+
+def test_auto_and_sparse_are_block_cholesky_where_numba_is() -> None:
+    pytest.importorskip("numba")
+    for name in ("auto", "sparse_cpu"):
+        solver, why = choose_solver(name, 10, CPU)
+        assert isinstance(solver, BlockCholesky)
+        assert "block Cholesky" in why
+
+
+@pytest.mark.usefixtures("no_scikit_sparse", "no_numba")
 def test_without_scikit_sparse_the_sparse_solver_says_what_to_install() -> None:
     with pytest.raises(UnavailableError, match="pip install scikit-sparse"):
         Cholmod().analyze(window())
@@ -279,13 +301,14 @@ def test_without_scikit_sparse_the_sparse_solver_says_what_to_install() -> None:
         choose_solver("sparse_cpu", 200, CPU)
 
 
-@pytest.mark.usefixtures("no_scikit_sparse")
+@pytest.mark.usefixtures("no_scikit_sparse", "no_numba")
 def test_without_scikit_sparse_auto_is_dense_and_says_why() -> None:
     solver, why = choose_solver("auto", 200, CPU)
     assert isinstance(solver, Dense)
     assert "scikit-sparse cannot be imported" in why
 
 
+@pytest.mark.usefixtures("no_numba")
 def test_auto_is_dense_for_small_problems_and_sparse_for_large_ones() -> None:
     pytest.importorskip("sksparse")
     small_one, why_small = choose_solver("auto", 30, CPU)
@@ -305,6 +328,7 @@ def test_a_matrix_that_is_full_is_factorized_dense_and_a_chain_sparse() -> None:
     assert type(solver.analyze(chain)) is type(Cholmod().analyze(chain))
 
 
+@pytest.mark.usefixtures("no_numba")
 def test_a_solver_that_is_asked_for_is_taken() -> None:
     pytest.importorskip("sksparse")
     assert isinstance(choose_solver("dense_cpu", 1000, CPU)[0], Dense)

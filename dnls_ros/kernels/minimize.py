@@ -16,7 +16,8 @@ from numba import types
 from dnls_ros.kernels.cholesky import factorize, load, solve
 from dnls_ros.kernels.jit import kernel
 from dnls_ros.kernels.layout import FIXED, GAUSS_NEWTON, GEOMETRIC, Room
-from dnls_ros.kernels.program import cost, linearize, retract
+from dnls_ros.kernels.program import cost, linearize
+from dnls_ros.kernels.retract import retract
 from dnls_ros.kernels.simd import padding
 
 EPS = float(np.finfo(np.float64).eps)

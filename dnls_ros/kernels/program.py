@@ -46,7 +46,6 @@ from dnls_ros.kernels.layout import (
     PARTIAL6,
     PARTIAL_PLANE,
     PLANAR,
-    PLANE,
     POINTS,
     POSITION,
     PRIOR6,
@@ -56,21 +55,8 @@ from dnls_ros.kernels.layout import (
     REFS,
     SCALED,
     SLOT,
-    SPACE,
-    TURN,
-    VECTOR,
     WHITE,
     WIDTH,
-)
-from dnls_ros.kernels.lie import (
-    exp3,
-    exp6,
-    exp_plane,
-    multiply,
-    product_plane,
-    quaternion_at,
-    rotate,
-    vector_at,
 )
 from dnls_ros.kernels.losses import loss
 from dnls_ros.kernels.points import corners, range_bearing
@@ -360,49 +346,6 @@ def _add_square_long(
                 value += J[k * T + a] * J[k * T + b]
             H[positions[at]] += weight * value
             at += 1
-
-
-@leaf
-def retract(blocks: Any, x: Any, delta: Any, out: Any) -> Any:
-    """Out = x ⊞ δ."""
-    for n in range(blocks.shape[0]):
-        kind, count, at, width, step, t = (
-            blocks[n, 0],
-            blocks[n, 1],
-            blocks[n, 2],
-            blocks[n, 3],
-            blocks[n, 4],
-            blocks[n, 5],
-        )
-        for k in range(count):
-            _retract_one(kind, x, at + k * width, delta, step + k * t, t, out)
-
-
-@leaf
-def _retract_one(kind: Any, x: Any, i: Any, delta: Any, d: Any, t: Any, out: Any) -> Any:
-    if kind == SPACE:
-        p, q = exp6(vector_at(delta, d), vector_at(delta, d + 3))
-        own = quaternion_at(x, i + 3)
-        moved, turned = rotate(own, p), multiply(own, q)
-        for a in range(3):
-            out[i + a] = x[i + a] + moved[a]
-        for a in range(4):
-            out[i + 3 + a] = turned[a]
-    elif kind == PLANE:
-        moved = product_plane(quaternion_at(x, i), exp_plane(vector_at(delta, d)))
-        for a in range(4):
-            out[i + a] = moved[a]
-    elif kind == VECTOR:
-        for a in range(t):
-            out[i + a] = x[i + a] + delta[d + a]
-    elif kind == TURN:
-        turned = multiply(quaternion_at(x, i), exp3(vector_at(delta, d)))
-        for a in range(4):
-            out[i + a] = turned[a]
-    else:
-        c, s = np.cos(delta[d]), np.sin(delta[d])
-        out[i] = x[i] * c - x[i + 1] * s
-        out[i + 1] = x[i] * s + x[i + 1] * c
 
 
 @kernel

@@ -127,7 +127,7 @@ class BlockFactorization:
     storage: Array
     failed: NDArray[np.int64] = field(repr=False)
 
-    @cached_property
+    @property
     def ok(self) -> Tensor:
         """(B,) bool: the matrix is finite and positive definite."""
         return torch.from_numpy(self.failed == 0)

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.linear import LinearSolver, Symbolic
@@ -84,12 +85,19 @@ class Assembly:
 
     def compiled(self, values: Values) -> Compiled | None:
         """What kernels take of the problem; None if they take nothing of it here."""
-        recorded = torch.is_grad_enabled() and any(
-            leaf.requires_grad for leaf in pytree.tree_leaves(values)
-        )
-        if not self.kernels or recorded:
+        leaves = pytree.tree_leaves(values)
+        recording = torch.is_grad_enabled()
+        if not self.kernels or (recording and any(leaf.requires_grad for leaf in leaves)):
             return None
-        return self._compiled_of(values)
+        if any(is_functorch_wrapped_tensor(leaf) for leaf in leaves):
+            return None
+        # A group that autograd records now may be one that it did not record before.
+        if recording not in self._kept:
+            planned = plan(self.problem, self.structure, values)
+            some = any(not isinstance(found, str) for found in planned.values())
+            made = compiled(self.problem, self.structure, values, planned) if some else None
+            self._kept[recording] = made
+        return self._kept[recording]
 
     def explain(self, values: Values) -> dict[str, str]:
         """For each group which tier linearizes it, and why if it is torch."""
@@ -103,18 +111,10 @@ class Assembly:
             for name, found in planned.items()
         }
 
-    def _compiled_of(self, values: Values) -> Compiled | None:
-        if not self._kept:
-            planned = plan(self.problem, self.structure, values)
-            some = any(not isinstance(found, str) for found in planned.values())
-            self._kept.append(
-                compiled(self.problem, self.structure, values, planned) if some else None
-            )
-        return self._kept[0]
-
     @cached_property
-    def _kept(self) -> list[Compiled | None]:
-        return []
+    def _kept(self) -> dict[bool, Compiled | None]:
+        """By whether autograd records."""
+        return {}
 
     def _rest(self, own: Compiled) -> Problem:
         return Problem({n: g for n, g in self.problem.items() if n not in own.names})
