@@ -13,8 +13,6 @@ which block that is; ``work`` (n,) room.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from dnls_ros.kernels.jit import kernel
@@ -30,16 +28,7 @@ from dnls_ros.kernels.simd import (
 
 
 @kernel
-def factorize(
-    unit: Any,
-    start: Any,
-    rows: Any,
-    left_start: Any,
-    left_column: Any,
-    left_block: Any,
-    work: Any,
-    L: Any,
-) -> Any:
+def factorize(unit, start, rows, left_start, left_column, left_block, work, L):
     """L ← the Cholesky factor of the matrix whose lower triangle L holds.
 
     Returns:
@@ -74,14 +63,14 @@ def factorize(
 
 
 @kernel
-def solve(unit: Any, start: Any, rows: Any, L: Any, x: Any) -> Any:
+def solve(unit, start, rows, L, x):
     """x ← (L Lᵀ)⁻¹ x for one padded vector, blocks in the order of elimination."""
     forward(unit, start, rows, L, x)
     backward(unit, start, rows, L, x)
 
 
 @kernel
-def forward(unit: Any, start: Any, rows: Any, L: Any, x: Any) -> Any:
+def forward(unit, start, rows, L, x):
     """x ← L⁻¹ x."""
     b, p = len(unit), padding(unit)
     for j in range(start.shape[0] - 1):
@@ -96,7 +85,7 @@ def forward(unit: Any, start: Any, rows: Any, L: Any, x: Any) -> Any:
 
 
 @kernel
-def backward(unit: Any, start: Any, rows: Any, L: Any, x: Any) -> Any:
+def backward(unit, start, rows, L, x):
     """x ← L⁻ᵀ x."""
     b, p = len(unit), padding(unit)
     for j in range(start.shape[0] - 2, -1, -1):
@@ -111,7 +100,7 @@ def backward(unit: Any, start: Any, rows: Any, L: Any, x: Any) -> Any:
 
 
 @kernel
-def inverse(unit: Any, start: Any, rows: Any, work: Any, L: Any, Z: Any) -> Any:
+def inverse(unit, start, rows, work, L, Z):
     """Z ← the blocks of (L Lᵀ)⁻¹ where L has blocks, from the last column to the first.
 
     Erisman, Tinney: On computing certain elements of the inverse of a sparse matrix, CACM 18
@@ -151,7 +140,7 @@ def inverse(unit: Any, start: Any, rows: Any, work: Any, L: Any, Z: Any) -> Any:
 
 
 @kernel
-def _add_product(unit: Any, Z: Any, block: Any, scaled: Any, total: Any, s: Any, t: Any) -> Any:
+def _add_product(unit, Z, block, scaled, total, s, t):
     """total_t += Z_ts M_s and, below the diagonal, total_s += Z_tsᵀ M_t."""
     b, p = len(unit), padding(unit)
     for c in range(b):
@@ -166,9 +155,7 @@ def _add_product(unit: Any, Z: Any, block: Any, scaled: Any, total: Any, s: Any,
 
 
 @kernel
-def _put_column(
-    unit: Any, Z: Any, first: Any, count: Any, scaled: Any, total: Any, root: Any
-) -> Any:
+def _put_column(unit, Z, first, count, scaled, total, root):
     """Writes Z_jj and Z_Rj."""
     b, p = len(unit), padding(unit)
     size = b * p
@@ -189,7 +176,7 @@ def _put_column(
 
 
 @kernel
-def _invert(unit: Any, L: Any, place: Any, out: Any) -> Any:
+def _invert(unit, L, place, out):
     """The inverse of a lower triangular block."""
     b, p = len(unit), padding(unit)
     for c in range(b):
@@ -204,7 +191,7 @@ def _invert(unit: Any, L: Any, place: Any, out: Any) -> Any:
 
 
 @kernel
-def load(entry: Any, ones: Any, values: Any, L: Any) -> Any:
+def load(entry, ones, values, L):
     """L ← the matrix with these entries; what pads a variable is the identity."""
     L[:] = 0.0
     for k in range(entry.shape[0]):
@@ -215,18 +202,8 @@ def load(entry: Any, ones: Any, values: Any, L: Any) -> Any:
 
 @kernel
 def factorize_each(
-    unit: Any,
-    start: Any,
-    rows: Any,
-    left_start: Any,
-    left_column: Any,
-    left_block: Any,
-    entry: Any,
-    ones: Any,
-    values: Any,
-    L: Any,
-    failed: Any,
-) -> Any:
+    unit, start, rows, left_start, left_column, left_block, entry, ones, values, L, failed
+):
     """Loads and factorizes the matrices values (B, nnz) into L (B, size)."""
     work = np.empty(start.shape[0] - 1, np.int32)
     for k in range(values.shape[0]):
@@ -235,16 +212,7 @@ def factorize_each(
 
 
 @kernel
-def solve_each(
-    unit: Any,
-    start: Any,
-    rows: Any,
-    place: Any,
-    L: Any,
-    failed: Any,
-    rhs: Any,
-    out: Any,
-) -> Any:
+def solve_each(unit, start, rows, place, L, failed, rhs, out):
     """out ← A⁻¹ rhs for rhs (B, n, k); NaN where a factorization failed."""
     x = np.empty((start.shape[0] - 1) * padding(unit))
     for k in range(rhs.shape[0]):
@@ -261,7 +229,7 @@ def solve_each(
 
 
 @kernel
-def invert_each(unit: Any, start: Any, rows: Any, L: Any, failed: Any, out: Any) -> Any:
+def invert_each(unit, start, rows, L, failed, out):
     """out (B, size) ← the inverses where L has blocks; NaN where a factorization failed."""
     work = np.empty(start.shape[0] - 1, np.int32)
     for k in range(L.shape[0]):

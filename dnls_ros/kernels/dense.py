@@ -7,8 +7,6 @@ at DATA, A at NOISE_AT, b at LOSS_AT and AᵀA at MASK; MODEL is 1 for first est
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from dnls_ros.kernels.jit import leaf
@@ -49,7 +47,7 @@ from dnls_ros.kernels.lie import (
 
 
 @leaf
-def storage_width(manifold: Any, t: Any) -> Any:
+def storage_width(manifold, t):
     """Numbers that store an element."""
     if manifold == SPACE:
         return 7
@@ -59,7 +57,7 @@ def storage_width(manifold: Any, t: Any) -> Any:
 
 
 @leaf
-def local(manifold: Any, t: Any, z: Any, k: Any, x: Any, i: Any, d: Any, at: Any) -> Any:
+def local(manifold, t, z, k, x, i, d, at):
     """x ⊟ x̄ into d from ``at``; x̄ lies at z[k]."""
     if manifold == SPACE:
         v, w = log6(
@@ -86,7 +84,7 @@ def local(manifold: Any, t: Any, z: Any, k: Any, x: Any, i: Any, d: Any, at: Any
 
 
 @leaf
-def carry(manifold: Any, t: Any, d: Any, at: Any, C: Any) -> Any:
+def carry(manifold, t, d, at, C):
     """C (t × t, by rows from 0) ← J_r⁻¹ at d; false where it is the identity."""
     if manifold == SPACE:
         A, B = inverse_jacobian6(vector_at(d, at), vector_at(d, at + 3))
@@ -110,7 +108,7 @@ def carry(manifold: Any, t: Any, d: Any, at: Any, C: Any) -> Any:
 
 
 @leaf
-def dense_residual(program: Any, table: Any, x: Any, element: Any, moved: Any, r: Any) -> Any:
+def dense_residual(program, table, x, element, moved, r):
     """``moved`` = x ⊟ x̄ and r = A moved + b; ‖r‖²."""
     data, slots = program.data, program.slots
     k, at = table[DATA] + element * table[DATA_BATCH], 0
@@ -134,15 +132,13 @@ def dense_residual(program: Any, table: Any, x: Any, element: Any, moved: Any, r
 
 
 @leaf
-def dense_cost(program: Any, table: Any, x: Any, element: Any, room: Any) -> Any:
+def dense_cost(program, table, x, element, room):
     """‖A (x ⊟ x̄) + b‖²."""
     return dense_residual(program, table, x, element, room[0], room[1])
 
 
 @leaf
-def dense_linearize(
-    program: Any, table: Any, x: Any, element: Any, room: Any, H: Any, g: Any
-) -> Any:
+def dense_linearize(program, table, x, element, room, H, g):
     """H += CᵀAᵀAC and g += CᵀAᵀr with C the block diagonal of the J_r⁻¹; ‖r‖²."""
     data = program.data
     moved, r, gradient, hessian, C = room[0], room[1], room[2], room[3], room[4]
@@ -176,7 +172,7 @@ def dense_linearize(
 
 
 @leaf
-def _carry_both(hessian: Any, gradient: Any, n: Any, at: Any, t: Any, C: Any, room: Any) -> Any:
+def _carry_both(hessian, gradient, n, at, t, C, room):
     """Columns of a variable times C, rows times Cᵀ, its gradient times Cᵀ."""
     for a in range(n):
         for c in range(t):

@@ -162,8 +162,8 @@ class Found(NamedTuple):
         x: Starts as the first values, ends as the last.
         best: The values of least cost.
         hessian: Of the last linearization.
-        numbers: (B, 7) float64: cost, best cost, first cost, damping, largest gradient, largest
-            step, and nothing.
+        numbers: (B, 8) float64: cost, best cost, first cost, damping, largest gradient, largest
+            step, seconds of linearizations and costs, seconds of factorizations and solutions.
         counts: (B, 3) int64: status, iterations, accepted.
     """
 

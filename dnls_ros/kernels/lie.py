@@ -8,7 +8,6 @@ reference.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from dnls_ros.kernels.jit import inlined
 from dnls_ros.lie import series
@@ -32,19 +31,19 @@ ZERO3 = (0.0, 0.0, 0.0)
 
 
 @inlined
-def polynomial(x: Any, c: Any) -> Any:
+def polynomial(x, c):
     """c₀ + c₁ x + … of `TERMS` coefficients."""
     return c[0] + x * (c[1] + x * (c[2] + x * (c[3] + x * (c[4] + x * c[5]))))
 
 
 @inlined
-def dot(a: Any, b: Any) -> Any:
+def dot(a, b):
     """A · b."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @inlined
-def cross(a: Any, b: Any) -> Any:
+def cross(a, b):
     """A × b."""
     return (
         a[1] * b[2] - a[2] * b[1],
@@ -54,31 +53,31 @@ def cross(a: Any, b: Any) -> Any:
 
 
 @inlined
-def add(a: Any, b: Any) -> Any:
+def add(a, b):
     """A + b."""
     return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
 
 
 @inlined
-def subtract(a: Any, b: Any) -> Any:
+def subtract(a, b):
     """A − b."""
     return (a[0] - b[0], a[1] - b[1], a[2] - b[2])
 
 
 @inlined
-def scale(s: Any, a: Any) -> Any:
+def scale(s, a):
     """S a."""
     return (s * a[0], s * a[1], s * a[2])
 
 
 @inlined
-def conjugate(q: Any) -> Any:
+def conjugate(q):
     """The inverse of a unit quaternion."""
     return (-q[0], -q[1], -q[2], q[3])
 
 
 @inlined
-def multiply(a: Any, b: Any) -> Any:
+def multiply(a, b):
     """The product of two quaternions."""
     return (
         a[3] * b[0] + b[3] * a[0] + a[1] * b[2] - a[2] * b[1],
@@ -89,7 +88,7 @@ def multiply(a: Any, b: Any) -> Any:
 
 
 @inlined
-def rotate(q: Any, p: Any) -> Any:
+def rotate(q, p):
     """The vector p turned by the unit quaternion q."""
     u = (q[0], q[1], q[2])
     once = cross(u, p)
@@ -97,20 +96,20 @@ def rotate(q: Any, p: Any) -> Any:
 
 
 @inlined
-def rotation_matrix(q: Any) -> Any:
+def rotation_matrix(q):
     """R of a unit quaternion, by rows."""
     x, y, z = (rotate(q, (1.0, 0.0, 0.0)), rotate(q, (0.0, 1.0, 0.0)), rotate(q, (0.0, 0.0, 1.0)))
     return (x[0], y[0], z[0], x[1], y[1], z[1], x[2], y[2], z[2])
 
 
 @inlined
-def transposed(a: Any) -> Any:
+def transposed(a):
     """Aᵀ."""
     return (a[0], a[3], a[6], a[1], a[4], a[7], a[2], a[5], a[8])
 
 
 @inlined
-def product(a: Any, b: Any) -> Any:
+def product(a, b):
     """A B of 3 × 3 matrices."""
     return (
         a[0] * b[0] + a[1] * b[3] + a[2] * b[6],
@@ -126,7 +125,7 @@ def product(a: Any, b: Any) -> Any:
 
 
 @inlined
-def cross_matrix(t: Any, a: Any) -> Any:
+def cross_matrix(t, a):
     """[t]× A."""
     return (
         t[1] * a[6] - t[2] * a[3],
@@ -142,7 +141,7 @@ def cross_matrix(t: Any, a: Any) -> Any:
 
 
 @inlined
-def sum_of(a: Any, b: Any) -> Any:
+def sum_of(a, b):
     """A + B of 3 × 3 matrices."""
     return (
         a[0] + b[0],
@@ -158,19 +157,19 @@ def sum_of(a: Any, b: Any) -> Any:
 
 
 @inlined
-def vector_at(x: Any, i: Any) -> Any:
+def vector_at(x, i):
     """Three numbers from there."""
     return (x[i], x[i + 1], x[i + 2])
 
 
 @inlined
-def quaternion_at(x: Any, i: Any) -> Any:
+def quaternion_at(x, i):
     """Four numbers from there."""
     return (x[i], x[i + 1], x[i + 2], x[i + 3])
 
 
 @inlined
-def cotangent(x: Any) -> Any:
+def cotangent(x):
     """(d, dd/dx) with d = (1 − (θ/2) cot(θ/2))/θ², x = θ²."""
     if x < NEAR:
         return polynomial(x, _D), polynomial(x, _D_SLOPE)
@@ -184,7 +183,7 @@ def cotangent(x: Any) -> Any:
 
 
 @inlined
-def log3(q: Any) -> Any:
+def log3(q):
     """(ω, d): the rotation vector of a unit quaternion and d(θ²) of `cotangent`."""
     sign = -1.0 if q[3] < 0.0 else 1.0
     u, cosine = scale(sign, (q[0], q[1], q[2])), sign * q[3]
@@ -198,7 +197,7 @@ def log3(q: Any) -> Any:
 
 
 @inlined
-def exp3(w: Any) -> Any:
+def exp3(w):
     """The unit quaternion of a rotation vector."""
     x = dot(w, w)
     if x < NEAR:
@@ -210,7 +209,7 @@ def exp3(w: Any) -> Any:
 
 
 @inlined
-def log6(p: Any, q: Any) -> Any:
+def log6(p, q):
     """(v, ω) of the motion with translation p and rotation q."""
     w, d = log3(q)
     turned = cross(w, p)
@@ -218,7 +217,7 @@ def log6(p: Any, q: Any) -> Any:
 
 
 @inlined
-def exp6(v: Any, w: Any) -> Any:
+def exp6(v, w):
     """(p, q) of the tangent vector (v, ω)."""
     x = dot(w, w)
     if x < NEAR:
@@ -232,14 +231,14 @@ def exp6(v: Any, w: Any) -> Any:
 
 
 @inlined
-def quotient(p: Any, q: Any, r: Any, s: Any) -> Any:
+def quotient(p, q, r, s):
     """(p, q)⁻¹ (r, s)."""
     back = conjugate(q)
     return rotate(back, subtract(r, p)), multiply(back, s)
 
 
 @inlined
-def inverse_jacobian3(w: Any) -> Any:
+def inverse_jacobian3(w):
     """J_r⁻¹(ω) of SO(3)."""
     x = dot(w, w)
     d = cotangent(x)[0]
@@ -247,7 +246,7 @@ def inverse_jacobian3(w: Any) -> Any:
 
 
 @inlined
-def _turned(w: Any, x: Any, d: Any) -> Any:
+def _turned(w, x, d):
     """I + ½ [ω]× + d [ω]×²."""
     a, b, c = w
     return (
@@ -264,7 +263,7 @@ def _turned(w: Any, x: Any, d: Any) -> Any:
 
 
 @inlined
-def inverse_jacobian6(v: Any, w: Any) -> Any:
+def inverse_jacobian6(v, w):
     """(A, B): J_r⁻¹(v, ω) of SE(3) is [[A, B], [0, A]]; see `dnls_ros.lie.se3`."""
     x = dot(w, w)
     d, slope = cotangent(x)
@@ -290,7 +289,7 @@ def inverse_jacobian6(v: Any, w: Any) -> Any:
 
 
 @inlined
-def quotient_plane(a: Any, b: Any) -> Any:
+def quotient_plane(a, b):
     """A⁻¹ b."""
     x, y = b[0] - a[0], b[1] - a[1]
     return (
@@ -302,7 +301,7 @@ def quotient_plane(a: Any, b: Any) -> Any:
 
 
 @inlined
-def product_plane(a: Any, b: Any) -> Any:
+def product_plane(a, b):
     """A b."""
     return (
         a[0] + a[2] * b[0] - a[3] * b[1],
@@ -313,7 +312,7 @@ def product_plane(a: Any, b: Any) -> Any:
 
 
 @inlined
-def log_plane(a: Any) -> Any:
+def log_plane(a):
     """(vx, vy, ω)."""
     w = math.atan2(a[3], a[2])
     x = w * w
@@ -322,7 +321,7 @@ def log_plane(a: Any) -> Any:
 
 
 @inlined
-def exp_plane(delta: Any) -> Any:
+def exp_plane(delta):
     """(x, y, cos, sin) of (vx, vy, ω)."""
     w = delta[2]
     x = w * w
@@ -341,7 +340,7 @@ def exp_plane(delta: Any) -> Any:
 
 
 @inlined
-def inverse_jacobian_plane(xi: Any) -> Any:
+def inverse_jacobian_plane(xi):
     """J_r⁻¹ of SE(2), by rows."""
     v, u, w = xi
     d = cotangent(w * w)[0]
@@ -360,7 +359,7 @@ def inverse_jacobian_plane(xi: Any) -> Any:
 
 
 @inlined
-def lift(a: Any) -> Any:
+def lift(a):
     """(p, q) of a planar pose at z = 0."""
     half = 0.5 * math.atan2(a[3], a[2])
     return (a[0], a[1], 0.0), (0.0, 0.0, math.sin(half), math.cos(half))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from dnls_ros.kernels.jit import leaf
 
@@ -11,7 +10,7 @@ NONE, HUBER, CAUCHY, GEMAN_MCCLURE, TUKEY, WELSCH, DCS, HINGE = range(8)
 
 
 @leaf
-def loss(kind: Any, s: Any, radius: Any) -> Any:
+def loss(kind, s, radius):
     """(ρ, ρ') at s."""
     if kind == NONE:
         return s, 1.0

@@ -8,7 +8,6 @@ ends. Here stands nothing that they do not say.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import types
@@ -28,14 +27,14 @@ _clock_gettime = types.ExternalFunction(
 
 
 @kernel
-def _seconds(room: Any) -> Any:
+def _seconds(room):
     """The monotonic clock."""
     _clock_gettime(_MONOTONIC, room.ctypes)
     return room[0] + 1e-9 * room[1]
 
 
 @kernel
-def _largest(v: Any) -> Any:
+def _largest(v):
     """The largest magnitude; NaN if one is."""
     found = 0.0
     for k in range(v.shape[0]):
@@ -48,7 +47,7 @@ def _largest(v: Any) -> Any:
 
 
 @kernel
-def _weights(H: Any, blocks: Any, settings: Any, floor: Any, out: Any) -> Any:
+def _weights(H, blocks, settings, floor, out):
     """D of the damping."""
     n = out.shape[0]
     if not settings.scaled:
@@ -65,9 +64,7 @@ def _weights(H: Any, blocks: Any, settings: Any, floor: Any, out: Any) -> Any:
 
 
 @kernel
-def _step(
-    unit: Any, blocks: Any, H: Any, g: Any, damping: Any, D: Any, L: Any, work: Any, x: Any, d: Any
-) -> Any:
+def _step(unit, blocks, H, g, damping, D, L, work, x, d):
     """d ← −(H + λD)⁻¹ g; whether that could be solved."""
     load(blocks.entry, blocks.ones, H, L)
     if damping > 0.0:
@@ -97,7 +94,7 @@ def _step(
 
 
 @kernel
-def _predicted(g: Any, d: Any, D: Any, damping: Any) -> Any:
+def _predicted(g, d, D, damping):
     """½δᵀ(λDδ − g)."""
     total = 0.0
     for k in range(d.shape[0]):
@@ -106,7 +103,7 @@ def _predicted(g: Any, d: Any, D: Any, damping: Any) -> Any:
 
 
 @kernel
-def _factor(settings: Any, accept: Any, gain: Any, growth: Any) -> Any:
+def _factor(settings, accept, gain, growth):
     """What the damping is multiplied by."""
     if settings.rule == FIXED:
         return 1.0
@@ -119,70 +116,68 @@ def _factor(settings: Any, accept: Any, gain: Any, growth: Any) -> Any:
 
 
 @kernel
-def minimize(
-    unit: Any,
-    program: Any,
-    blocks: Any,
-    settings: Any,
-    codes: Any,
-    element: Any,
-    damping: Any,
-    x: Any,
-    best: Any,
-    H: Any,
-    numbers: Any,
-    counts: Any,
-    room: Any,
-) -> Any:
-    """Minimizes one element in place; see `dnls_ros.kernels.layout.Found`."""
-    value = linearize(program, x, element, room.factors, H, room.g, room.costs)
-    best[:] = x
+def minimize(unit, program, blocks, how, codes, k, damping, found, room):
+    """Minimizes element k in place; see `dnls_ros.kernels.layout.Found`."""
+    x, H = found.x[k], found.hessian[k]
+    began = _seconds(room.clock)
+    value = linearize(program, x, k, room.factors, H, room.g, room.costs)
+    linearizing, factorizing = _seconds(room.clock) - began, 0.0
+    found.best[k, :] = x
     first, lowest, growth, longest = value, value, 2.0, 0.0
     slope = _largest(room.g)
-    top = _begin(H, blocks, settings, room.floor)
-    if settings.relative:
-        damping *= top
-    status, iterations, accepted = _status_at(settings, codes, value, slope), 0, 0
-    while status == codes.running and iterations < settings.iterations:
-        if settings.deadline < np.inf and _seconds(room.clock) >= settings.deadline:
+    top = _begin(H, blocks, how, room.floor)
+    damping *= top if how.relative else 1.0
+    status, iterations, accepted = _status_at(how, codes, value, slope), 0, 0
+    while status == codes.running and iterations < how.iterations:
+        began = _seconds(room.clock)
+        if began >= how.deadline:
             status = codes.deadline
             break
-        ok, predicted, full = _propose(unit, blocks, settings, H, damping, room)
-        if ok and full and abs(predicted) < settings.cost * value:
+        ok, predicted, full = _propose(unit, blocks, how, H, damping, room)
+        middle = _seconds(room.clock)
+        factorizing += middle - began
+        if ok and full and abs(predicted) < how.cost * value:
             status = codes.converged_model
             break
         retract(program.blocks, x, room.d, room.trial)
-        after = cost(program, room.trial, element, room.factors, room.costs)
+        after = cost(program, room.trial, k, room.factors, room.costs)
         iterations += 1
         finite = ok and math.isfinite(value - after)
         accept, limit, damping, growth = _judge(
-            settings, value, value - after, predicted, finite, damping, growth
+            how, value, value - after, predicted, finite, damping, growth
         )
         if accept:
             accepted += 1
             x[:] = room.trial
             longest = _largest(room.d)
-            status = _status_after(settings, codes, value, after, longest)
+            status = _status_after(how, codes, value, after, longest)
             value = after
             if value <= lowest:
-                best[:] = x
+                found.best[k, :] = x
                 lowest = value
         if status == codes.running and limit:
             status = _status_at_limit(codes, ok, finite)
         if accept and status == codes.running:
-            linearize(program, x, element, room.factors, H, room.g, room.costs)
+            linearize(program, x, k, room.factors, H, room.g, room.costs)
             slope = _largest(room.g)
-            if slope <= settings.gradient:
+            if slope <= how.gradient:
                 status = codes.converged_gradient
+        linearizing += _seconds(room.clock) - middle
     if status == codes.running:
         status = codes.max_iterations
-    numbers[0], numbers[1], numbers[2] = value, lowest, first
-    numbers[3], numbers[4], numbers[5] = damping, slope, longest
-    counts[0], counts[1], counts[2] = status, iterations, accepted
+    _report(found.numbers[k], value, lowest, first, damping, slope, longest)
+    found.numbers[k, 6], found.numbers[k, 7] = linearizing, factorizing
+    found.counts[k, 0], found.counts[k, 1], found.counts[k, 2] = status, iterations, accepted
 
 
 @kernel
-def _begin(H: Any, blocks: Any, settings: Any, floor: Any) -> Any:
+def _report(numbers, value, lowest, first, damping, slope, longest):
+    numbers[0], numbers[1], numbers[2] = value, lowest, first
+    numbers[3], numbers[4], numbers[5] = damping, slope, longest
+
+
+@kernel
+def _begin(H, blocks, settings, floor):
     """The least values of D; the largest entry of diag(H)."""
     top = 0.0
     for k in range(floor.shape[0]):
@@ -194,7 +189,7 @@ def _begin(H: Any, blocks: Any, settings: Any, floor: Any) -> Any:
 
 
 @kernel
-def _propose(unit: Any, blocks: Any, settings: Any, H: Any, damping: Any, room: Any) -> Any:
+def _propose(unit, blocks, settings, H, damping, room):
     """The step (zero if there is none): whether there is one, its decrease, whether it is full."""
     newton = settings.rule == GAUSS_NEWTON
     if not newton:
@@ -211,15 +206,7 @@ def _propose(unit: Any, blocks: Any, settings: Any, H: Any, damping: Any, room: 
 
 
 @kernel
-def _judge(
-    settings: Any,
-    value: Any,
-    decrease: Any,
-    predicted: Any,
-    finite: Any,
-    damping: Any,
-    growth: Any,
-) -> Any:
+def _judge(settings, value, decrease, predicted, finite, damping, growth):
     """Whether the step is taken, whether it was the last resort, the next damping and growth."""
     if settings.rule == GAUSS_NEWTON:
         return finite, not finite, damping, growth
@@ -235,7 +222,7 @@ def _judge(
 
 
 @kernel
-def _status_at(settings: Any, codes: Any, value: Any, slope: Any) -> Any:
+def _status_at(settings, codes, value, slope):
     """At the start."""
     if not math.isfinite(value):
         return codes.not_finite
@@ -243,7 +230,7 @@ def _status_at(settings: Any, codes: Any, value: Any, slope: Any) -> Any:
 
 
 @kernel
-def _status_after(settings: Any, codes: Any, before: Any, after: Any, longest: Any) -> Any:
+def _status_after(settings, codes, before, after, longest):
     """After a step that was taken."""
     small = max(settings.cost, 16 * EPS) * abs(before)
     if settings.cost > 0 and abs(before - after) <= small:
@@ -252,7 +239,7 @@ def _status_after(settings: Any, codes: Any, before: Any, after: Any, longest: A
 
 
 @kernel
-def _status_at_limit(codes: Any, ok: Any, finite: Any) -> Any:
+def _status_at_limit(codes, ok, finite):
     """Where no step was possible any more."""
     if not ok:
         return codes.singular
@@ -260,7 +247,7 @@ def _status_at_limit(codes: Any, ok: Any, finite: Any) -> Any:
 
 
 @kernel
-def _newton(g: Any, d: Any, fraction: Any) -> Any:
+def _newton(g, d, fraction):
     """Shortens the Gauss–Newton step; the model's decrease −gᵀδ (1 − s/2)."""
     total = 0.0
     for k in range(d.shape[0]):
@@ -270,18 +257,7 @@ def _newton(g: Any, d: Any, fraction: Any) -> Any:
 
 
 @kernel
-def minimize_each(
-    unit: Any,
-    program: Any,
-    blocks: Any,
-    settings: Any,
-    codes: Any,
-    damping: Any,
-    first: Any,
-    last: Any,
-    width: Any,
-    found: Any,
-) -> Any:
+def minimize_each(unit, program, blocks, settings, codes, damping, first, last, width, found):
     """`minimize` of batch elements first … last − 1, each by itself."""
     n, size = blocks.place.shape[0], blocks.rows.shape[0] * len(unit) * padding(unit)
     count = blocks.start.shape[0] - 1
@@ -299,18 +275,4 @@ def minimize_each(
         np.zeros(2, np.int64),
     )
     for k in range(first, last):
-        minimize(
-            unit,
-            program,
-            blocks,
-            settings,
-            codes,
-            k,
-            damping[k],
-            found.x[k],
-            found.best[k],
-            found.hessian[k],
-            found.numbers[k],
-            found.counts[k],
-            room,
-        )
+        minimize(unit, program, blocks, settings, codes, k, damping[k], found, room)

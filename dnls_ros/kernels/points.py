@@ -8,7 +8,6 @@ As in `dnls_ros.kernels.poses`; the formulas are those of `dnls_ros.costs.landma
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from dnls_ros.costs.camera import MIN_DEPTH
 from dnls_ros.costs.landmark import NEAREST
@@ -33,7 +32,7 @@ PINHOLE, PLUMB_BOB, EQUIDISTANT = 0, 1, 2
 
 
 @leaf
-def body_at(x: Any, i: Any, planar: Any) -> Any:
+def body_at(x, i, planar):
     """(p, q) of a body's state."""
     if planar:
         return lift(quaternion_at(x, i))
@@ -41,7 +40,7 @@ def body_at(x: Any, i: Any, planar: Any) -> Any:
 
 
 @leaf
-def put_viewer(J: Any, T: Any, row: Any, column: Any, planar: Any, line: Any, point: Any) -> Any:
+def put_viewer(J, T, row, column, planar, line, point):
     """The row [−line, line × point] of the frame that sees ``point``, both in its axes."""
     turn = cross(line, point)
     if planar:
@@ -55,9 +54,7 @@ def put_viewer(J: Any, T: Any, row: Any, column: Any, planar: Any, line: Any, po
 
 
 @leaf
-def range_bearing(
-    x: Any, i: Any, planar: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any
-) -> Any:
+def range_bearing(x, i, planar, z, k, r, J, T, jac):
     """Range and bearing differences; the data are the mount (7), the point (3) and z (2)."""
     p, q = body_at(x, i, planar)
     mount_p, mount_q = vector_at(z, k), quaternion_at(z, k + 3)
@@ -79,7 +76,7 @@ def range_bearing(
 
 
 @leaf
-def project(p: Any, z: Any, c: Any, model: Any) -> Any:
+def project(p, z, c, model):
     """The pixel of a point in the camera's axes, and its two derivatives by the point.
 
     ``z`` holds focal (2), center (2) and the coefficients from ``c``.
@@ -118,7 +115,7 @@ def project(p: Any, z: Any, c: Any, model: Any) -> Any:
 
 
 @leaf
-def _arctangent(x: Any) -> Any:
+def _arctangent(x):
     """(f, df/dx) of f = atan(√x)/√x."""
     if x < NEAR_TANGENT:
         f, slope = _ARCTANGENT[-1], _ARCTANGENT_SLOPE[-1]
@@ -132,20 +129,7 @@ def _arctangent(x: Any) -> Any:
 
 
 @leaf
-def corners(
-    x: Any,
-    i: Any,
-    landmark: Any,
-    planar: Any,
-    count: Any,
-    model: Any,
-    z: Any,
-    k: Any,
-    r: Any,
-    J: Any,
-    T: Any,
-    jac: Any,
-) -> Any:
+def corners(x, i, landmark, planar, count, model, z, k, r, J, T, jac):
     """Reprojection errors of a rigid landmark's points; ``landmark`` < 0 if its pose is known.
 
     The data are the mount (7), the landmark (7), points (3 K), pixels (2 K), focal (2), center (2)

@@ -8,8 +8,6 @@ length T, which is all zeros before. The formulas are those of `dnls_ros.costs.p
 
 from __future__ import annotations
 
-from typing import Any
-
 from dnls_ros.kernels.jit import leaf
 from dnls_ros.kernels.lie import (
     cross_matrix,
@@ -34,7 +32,7 @@ from dnls_ros.kernels.lie import (
 
 
 @leaf
-def put(J: Any, T: Any, row: Any, column: Any, factor: Any, A: Any) -> Any:
+def put(J, T, row, column, factor, A):
     """A 3 × 3 block of J."""
     for a in range(3):
         for b in range(3):
@@ -42,7 +40,7 @@ def put(J: Any, T: Any, row: Any, column: Any, factor: Any, A: Any) -> Any:
 
 
 @leaf
-def write3(r: Any, row: Any, v: Any) -> Any:
+def write3(r, row, v):
     """Three entries of r."""
     r[row], r[row + 1], r[row + 2] = v[0], v[1], v[2]
 
@@ -51,7 +49,7 @@ def write3(r: Any, row: Any, v: Any) -> Any:
 
 
 @leaf
-def difference6(x: Any, i: Any, j: Any) -> Any:
+def difference6(x, i, j):
     """(p, q) of x_i⁻¹ x_j."""
     return quotient(
         vector_at(x, i), quaternion_at(x, i + 3), vector_at(x, j), quaternion_at(x, j + 3)
@@ -59,7 +57,7 @@ def difference6(x: Any, i: Any, j: Any) -> Any:
 
 
 @leaf
-def prior6(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
+def prior6(x, i, z, k, r, J, T, jac):
     """Log(z⁻¹ x)."""
     p, q = quotient(
         vector_at(z, k), quaternion_at(z, k + 3), vector_at(x, i), quaternion_at(x, i + 3)
@@ -75,7 +73,7 @@ def prior6(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> 
 
 
 @leaf
-def between6(x: Any, i: Any, j: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
+def between6(x, i, j, z, k, r, J, T, jac):
     """Log(z⁻¹ x_i⁻¹ x_j)."""
     p, q = difference6(x, i, j)
     v, w = log6(*quotient(vector_at(z, k), quaternion_at(z, k + 3), p, q))
@@ -86,7 +84,7 @@ def between6(x: Any, i: Any, j: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac
 
 
 @leaf
-def put_difference6(J: Any, T: Any, i: Any, j: Any, p: Any, q: Any, v: Any, w: Any) -> Any:
+def put_difference6(J, T, i, j, p, q, v, w):
     """J_j = J_r⁻¹(v, ω) and J_i = −J_j Ad((p, q)⁻¹), in the columns from i and j."""
     A, B = inverse_jacobian6(v, w)
     put(J, T, 0, j, 1.0, A)
@@ -106,7 +104,7 @@ def put_difference6(J: Any, T: Any, i: Any, j: Any, p: Any, q: Any, v: Any, w: A
 
 
 @leaf
-def partial6(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
+def partial6(x, i, z, k, r, J, T, jac):
     """(t_y − t_z ; Log(R_y R_zᵀ)), y = x · E; the data are E and z."""
     mount_p, mount_q = vector_at(z, k), quaternion_at(z, k + 3)
     q = quaternion_at(x, i + 3)
@@ -126,9 +124,7 @@ def partial6(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -
 
 
 @leaf
-def constant_velocity6(
-    x: Any, i: Any, v_i: Any, j: Any, v_j: Any, dt: Any, r: Any, J: Any, T: Any, jac: Any
-) -> Any:
+def constant_velocity6(x, i, v_i, j, v_j, dt, r, J, T, jac):
     """(Log(x_i⁻¹ x_j) − v_i dt ; v_j − v_i)."""
     p, q = difference6(x, i, j)
     v, w = log6(p, q)
@@ -143,7 +139,7 @@ def constant_velocity6(
 
 
 @leaf
-def put_velocities(J: Any, T: Any, t: Any, dt: Any) -> Any:
+def put_velocities(J, T, t, dt):
     """The columns of v_i and v_j: −dt, −1 and 1."""
     for a in range(t):
         J[a * T + t + a] = -dt
@@ -155,7 +151,7 @@ def put_velocities(J: Any, T: Any, t: Any, dt: Any) -> Any:
 
 
 @leaf
-def prior_plane(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
+def prior_plane(x, i, z, k, r, J, T, jac):
     """Log(z⁻¹ x)."""
     xi = log_plane(quotient_plane(quaternion_at(z, k), quaternion_at(x, i)))
     write3(r, 0, xi)
@@ -164,7 +160,7 @@ def prior_plane(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any
 
 
 @leaf
-def between_plane(x: Any, i: Any, j: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
+def between_plane(x, i, j, z, k, r, J, T, jac):
     """Log(z⁻¹ x_i⁻¹ x_j)."""
     d = quotient_plane(quaternion_at(x, i), quaternion_at(x, j))
     xi = log_plane(quotient_plane(quaternion_at(z, k), d))
@@ -174,7 +170,7 @@ def between_plane(x: Any, i: Any, j: Any, z: Any, k: Any, r: Any, J: Any, T: Any
 
 
 @leaf
-def put_difference_plane(J: Any, T: Any, i: Any, j: Any, d: Any, xi: Any) -> Any:
+def put_difference_plane(J, T, i, j, d, xi):
     """J_j = J_r⁻¹(ξ) and J_i = −J_j Ad(d⁻¹), in the columns from i and j."""
     A = inverse_jacobian_plane(xi)
     put(J, T, 0, j, 1.0, A)
@@ -185,7 +181,7 @@ def put_difference_plane(J: Any, T: Any, i: Any, j: Any, d: Any, xi: Any) -> Any
 
 
 @leaf
-def partial_plane(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
+def partial_plane(x, i, z, k, r, J, T, jac):
     """(t_y − t_z ; the angle of R_y R_zᵀ), y = x · E; the data are E and z."""
     c, s = x[i + 2], x[i + 3]
     arm_x, arm_y = c * z[k] - s * z[k + 1], s * z[k] + c * z[k + 1]
@@ -199,9 +195,7 @@ def partial_plane(x: Any, i: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: A
 
 
 @leaf
-def constant_velocity_plane(
-    x: Any, i: Any, v_i: Any, j: Any, v_j: Any, dt: Any, r: Any, J: Any, T: Any, jac: Any
-) -> Any:
+def constant_velocity_plane(x, i, v_i, j, v_j, dt, r, J, T, jac):
     """(Log(x_i⁻¹ x_j) − v_i dt ; v_j − v_i)."""
     d = quotient_plane(quaternion_at(x, i), quaternion_at(x, j))
     xi = log_plane(d)
@@ -217,7 +211,7 @@ def constant_velocity_plane(
 
 
 @leaf
-def prior_vector(x: Any, i: Any, n: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any) -> Any:
+def prior_vector(x, i, n, z, k, r, J, T, jac):
     """X − z."""
     for a in range(n):
         r[a] = x[i + a] - z[k + a]
@@ -226,9 +220,7 @@ def prior_vector(x: Any, i: Any, n: Any, z: Any, k: Any, r: Any, J: Any, T: Any,
 
 
 @leaf
-def between_vector(
-    x: Any, i: Any, j: Any, n: Any, z: Any, k: Any, r: Any, J: Any, T: Any, jac: Any
-) -> Any:
+def between_vector(x, i, j, n, z, k, r, J, T, jac):
     """x_j − x_i − z."""
     for a in range(n):
         r[a] = x[j + a] - x[i + a] - z[k + a]

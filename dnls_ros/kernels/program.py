@@ -8,8 +8,6 @@ products, and their place in H, without anything in between being stored.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from dnls_ros.kernels.dense import dense_cost, dense_linearize
@@ -78,9 +76,7 @@ UNIT4, UNIT8, UNIT16 = (0,) * 4, (0,) * 8, (0,) * 16  # powers of two, else LLVM
 
 
 @leaf
-def residual(
-    table: Any, slots: Any, data: Any, x: Any, f: Any, element: Any, r: Any, J: Any, jac: Any
-) -> Any:
+def residual(table, slots, data, x, f, element, r, J, jac):
     """The residual and, if ``jac``, the Jacobian of factor f of a group."""
     kind, T = table[KIND], table[WIDTH]
     at = table[SLOT] + f * table[REFS]
@@ -117,9 +113,7 @@ def residual(
 
 
 @leaf
-def whiten(
-    table: Any, data: Any, f: Any, element: Any, r: Any, J: Any, room: Any, jac: Any
-) -> Any:
+def whiten(table, data, f, element, r, J, room, jac):
     """L r and L J in place; the length of L r."""
     kind, length, T = table[NOISE], table[LENGTH], table[WIDTH]
     at = table[NOISE_AT] + f * table[NOISE_ROW] + element * table[NOISE_BATCH]
@@ -158,9 +152,7 @@ def whiten(
 
 
 @inlined
-def _multiply_rows(
-    unit: Any, data: Any, at: Any, rows: Any, length: Any, J: Any, T: Any, out: Any
-) -> Any:
+def _multiply_rows(unit, data, at, rows, length, J, T, out):
     """Out = L J for J of up to len(unit) columns."""
     for a in range(rows):
         total = zeros(unit)
@@ -170,9 +162,7 @@ def _multiply_rows(
 
 
 @leaf
-def _multiply_part(
-    data: Any, at: Any, rows: Any, length: Any, J: Any, T: Any, first: Any, out: Any
-) -> Any:
+def _multiply_part(data, at, rows, length, J, T, first, out):
     """Columns first … first + 11 of L J, one number after the other."""
     for a in range(rows):
         for b in range(first, min(first + 12, T)):
@@ -183,7 +173,7 @@ def _multiply_part(
 
 
 @inlined
-def squared(r: Any, rows: Any) -> Any:
+def squared(r, rows):
     """‖r‖²."""
     s = 0.0
     for a in range(rows):
@@ -192,7 +182,7 @@ def squared(r: Any, rows: Any) -> Any:
 
 
 @inlined
-def weigh(table: Any, data: Any, f: Any, element: Any, s: Any) -> Any:
+def weigh(table, data, f, element, s):
     """(ρ, ρ') of a factor."""
     at = table[LOSS_AT] + f * table[LOSS_ROW] + element * table[LOSS_BATCH]
     radius = data[at] if table[LOSS] != 0 else 1.0
@@ -200,13 +190,13 @@ def weigh(table: Any, data: Any, f: Any, element: Any, s: Any) -> Any:
 
 
 @inlined
-def live(table: Any, data: Any, f: Any, element: Any) -> Any:
+def live(table, data, f, element):
     """Whether a factor counts."""
     return table[MASK] < 0 or data[table[MASK] + f + element * table[MASK_BATCH]] != 0.0
 
 
 @leaf
-def cost(program: Any, x: Any, element: Any, room: Any, costs: Any) -> Any:
+def cost(program, x, element, room, costs):
     """½Σρ; by group in ``costs``."""
     groups, data = program.groups, program.data
     r, J, more = room[0], room[1], room[2]
@@ -228,7 +218,7 @@ def cost(program: Any, x: Any, element: Any, room: Any, costs: Any) -> Any:
 
 
 @leaf
-def linearize(program: Any, x: Any, element: Any, room: Any, H: Any, g: Any, costs: Any) -> Any:
+def linearize(program, x, element, room, H, g, costs):
     """H, g and ½Σρ, by group in ``costs``; H and g begin at zero."""
     groups, data = program.groups, program.data
     r, J, more = room[0], room[1], room[2]
@@ -260,18 +250,7 @@ def linearize(program: Any, x: Any, element: Any, room: Any, H: Any, g: Any, cos
 
 
 @inlined
-def add_products(
-    program: Any,
-    table: Any,
-    f: Any,
-    rows: Any,
-    weight: Any,
-    r: Any,
-    J: Any,
-    gradient: Any,
-    H: Any,
-    g: Any,
-) -> Any:
+def add_products(program, table, f, rows, weight, r, J, gradient, H, g):
     """H += w JᵀJ and g += w Jᵀr of a factor."""
     T = table[WIDTH]
     refs = table[REFS]
@@ -294,18 +273,7 @@ def add_products(
 
 
 @inlined
-def _add_square(
-    unit: Any,
-    positions: Any,
-    at: Any,
-    rows: Any,
-    T: Any,
-    weight: Any,
-    r: Any,
-    J: Any,
-    gradient: Any,
-    H: Any,
-) -> Any:
+def _add_square(unit, positions, at, rows, T, weight, r, J, gradient, H):
     """The lower triangle of w JᵀJ into H, and w Jᵀr, for up to len(unit) columns."""
     total = zeros(unit)
     for k in range(rows):
@@ -323,17 +291,7 @@ def _add_square(
 
 
 @leaf
-def _add_square_long(
-    positions: Any,
-    at: Any,
-    rows: Any,
-    T: Any,
-    weight: Any,
-    r: Any,
-    J: Any,
-    gradient: Any,
-    H: Any,
-) -> Any:
+def _add_square_long(positions, at, rows, T, weight, r, J, gradient, H):
     """The same for more columns than vectors have, one number after the other."""
     for a in range(T):
         total = 0.0
@@ -349,9 +307,7 @@ def _add_square_long(
 
 
 @kernel
-def linearize_each(
-    program: Any, x: Any, first: Any, last: Any, width: Any, H: Any, g: Any, costs: Any
-) -> Any:
+def linearize_each(program, x, first, last, width, H, g, costs):
     """`linearize` of batch elements first … last − 1; x is (B | 1, S)."""
     room = np.empty((5, width))
     for k in range(first, last):
@@ -359,7 +315,7 @@ def linearize_each(
 
 
 @kernel
-def cost_each(program: Any, x: Any, first: Any, last: Any, width: Any, costs: Any) -> Any:
+def cost_each(program, x, first, last, width, costs):
     """`cost` of batch elements first … last − 1."""
     room = np.empty((5, width))
     for k in range(first, last):

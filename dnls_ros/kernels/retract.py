@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from dnls_ros.kernels.jit import leaf
@@ -21,7 +19,7 @@ from dnls_ros.kernels.lie import (
 
 
 @leaf
-def retract(blocks: Any, x: Any, delta: Any, out: Any) -> Any:
+def retract(blocks, x, delta, out):
     """Out = x ⊞ δ."""
     for n in range(blocks.shape[0]):
         kind, count, at, width, step, t = (
@@ -37,7 +35,7 @@ def retract(blocks: Any, x: Any, delta: Any, out: Any) -> Any:
 
 
 @leaf
-def _retract_one(kind: Any, x: Any, i: Any, delta: Any, d: Any, t: Any, out: Any) -> Any:
+def _retract_one(kind, x, i, delta, d, t, out):
     if kind == SPACE:
         p, q = exp6(vector_at(delta, d), vector_at(delta, d + 3))
         own = quaternion_at(x, i + 3)

@@ -7,15 +7,13 @@ Systems*, 2006, §4.3).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from dnls_ros.kernels.jit import kernel
 
 
 @kernel
-def fill(start: Any, rows: Any) -> Any:
+def fill(start, rows):
     """Block columns of L from those of A's lower triangle, diagonal left out, rows in any order.
 
     Returns:
@@ -59,7 +57,7 @@ def fill(start: Any, rows: Any) -> Any:
 
 
 @kernel
-def by_rows(start: Any, rows: Any) -> Any:
+def by_rows(start, rows):
     """For each row, the columns before the diagonal with a block in it, and which block.
 
     Returns:
@@ -85,9 +83,7 @@ def by_rows(start: Any, rows: Any) -> Any:
 
 
 @kernel
-def locate(
-    start: Any, rows: Any, b: Any, p: Any, row: Any, row_in: Any, col: Any, col_in: Any
-) -> Any:
+def locate(start, rows, b, p, row, row_in, col, col_in):
     """Offsets of entries in the storage of L; −1 where L has no block.
 
     Args:

@@ -116,6 +116,9 @@ class Assembly:
         """By whether autograd records."""
         return {}
 
+    def spent(self, linearizing: float, factorizing: float) -> None:
+        """Told by a minimization in compiled code how long it took [s]; for subclasses."""
+
     def _rest(self, own: Compiled) -> Problem:
         return Problem({n: g for n, g in self.problem.items() if n not in own.names})
 

@@ -49,8 +49,7 @@ def minimize_native(
         return None
     if assembly.first_estimates is not None:
         return None
-    symbolic = assembly.symbolic(linear)
-    symbolic = getattr(symbolic, "inner", symbolic)
+    symbolic = Assembly.symbolic(assembly, linear)  # as it is, not wrapped by a subclass
     if not isinstance(symbolic, BlockSymbolic):
         return None
     own = assembly.compiled(initial)
@@ -78,7 +77,7 @@ def _run(
         state.copy(),
         np.empty_like(state),
         np.empty((batch, symbolic.pattern.nnz)),
-        np.zeros((batch, 7)),
+        np.zeros((batch, 8)),
         np.zeros((batch, 3), np.int64),
     )
     left = s.left_start, s.left_column, s.left_block
@@ -91,6 +90,7 @@ def _run(
             s.unit, own.program, blocks, settings, _codes(), damping, first, last, own.room, found
         ),
     )
+    assembly.spent(*found.numbers[:, 6:].sum(0).tolist())
     return _solution(assembly, initial, linear, found)
 
 

@@ -46,6 +46,11 @@ class TimedAssembly(Assembly):
         finally:
             self.watch.linearize += time.perf_counter() - began
 
+    def spent(self, linearizing: float, factorizing: float) -> None:
+        """Adds what compiled code has noted."""
+        self.watch.linearize += linearizing
+        self.watch.factorize += factorizing
+
     def symbolic(self, solver: LinearSolver) -> Symbolic:
         """The solver's symbolic analysis, made once; its factorizations are timed."""
         return _TimedSymbolic(super().symbolic(solver), self.watch)
