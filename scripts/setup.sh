@@ -89,8 +89,15 @@ add_cholmod() {
         complain "scikit-sparse did not build (libsuitesparse-dev missing?): CHOLMOD is left out, its tests are skipped."
 }
 
+# From the checkout, as `make` runs it: the kernels of the installed copy would be others.
+compile_kernels() {
+    say "kernels for this machine (a minute; kept for the user)"
+    "$venv/bin/python" -m dnls_ros.cli warmup
+}
+
 python=$(find_python)
 prepare_system "$python"
 make_environment "$python"
 add_cholmod
+compile_kernels
 say "ready: $venv"

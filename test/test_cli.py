@@ -473,3 +473,20 @@ def test_without_ros_the_demo_says_so_and_succeeds(
     assert main(["demo", "--out", str(tmp_path), "--duration", "4"]) in (0, 1)
     assert "ROS 2 is not installed here" in capsys.readouterr().out
     assert_demo_files(tmp_path)
+
+
+def test_warmup_says_where_kernels_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("numba")
+    assert main(["warmup", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["kernels"] is True
+    assert set(figures["seconds"]) == {"SE(2) windows", "SE(3) windows"}
+    assert Path(figures["folder"]).name.startswith("kernels-")
+
+
+def test_warmup_without_numba_is_no_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnls_ros.linear.has_kernels", lambda: False)
+    assert main(["warmup"]) == 0
+    assert "numba is not installed" in capsys.readouterr().out

@@ -26,11 +26,25 @@ from dnls_ros.cli import (
     replay,
     sim,
     solve,
+    warmup,
 )
 from dnls_ros.cli.common import Exit, Parser
 from dnls_ros.errors import DnlsError, UnreadableInputError
 
-COMMANDS = (sim, replay, doctor, evaluate, export, convert, params, migrate, bench, solve, demo)
+COMMANDS = (
+    sim,
+    replay,
+    doctor,
+    evaluate,
+    export,
+    convert,
+    params,
+    migrate,
+    bench,
+    solve,
+    warmup,
+    demo,
+)
 
 
 def build_parser() -> Parser:

@@ -9,6 +9,7 @@ cleanup takes all of it down, see `lifecycle`.
 
 from __future__ import annotations
 
+from dnls_ros.optim.warmup import warm_up
 from dnls_ros.ros.stopping import hold_signals
 
 if __name__ == "__main__":
@@ -92,6 +93,9 @@ class EstimatorNode(TableNode, ManagedNode):
         for text in warnings_of(config):
             log.warning(text)
         prepare_folder(config.output_dir)
+        log.info("compiling kernels, or loading them; the first time this takes a minute")
+        seconds = sum(warm_up().values())  # never at the first message
+        log.info(f"kernels are ready after {seconds:.1f} s")
         inbox = Inbox(sensor.name for sensor in config.sensors)
         publisher = self.add(PublisherThread(self, config))
         check_own_topics(self, config, publisher.topics())

@@ -1,0 +1,82 @@
+"""Compiles kernels before they are needed, or loads them from where they are kept.
+
+A kernel is compiled when it is first called: a minute or so for all of them together, once per
+machine and version; loading takes a fraction of a second. Small problems of the kinds that windows
+are made of are solved here, so that a node can do it when it is configured and an installation
+once, instead of at the first message.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from dnls_ros.costs import between, prior
+from dnls_ros.lie import SE2, SE3, LieGroup
+from dnls_ros.linear import BlockCholesky, has_kernels, marginal_covariances
+from dnls_ros.optim.assembly import Assembly
+from dnls_ros.optim.levenberg_marquardt import LevenbergMarquardt
+from dnls_ros.optim.minimize import minimize
+from dnls_ros.problem import Problem, Variables
+
+COUNT = 12
+
+
+def warm_up() -> dict[str, float]:
+    """Compiles or loads the kernels of windows of SE(2) and SE(3) states.
+
+    Returns:
+        What was made → seconds; nothing without numba.
+    """
+    if not has_kernels():
+        return {}
+    seconds: dict[str, float] = {}
+    for name, group in (("SE(2) windows", SE2), ("SE(3) windows", SE3)):
+        began = time.perf_counter()
+        _solve(group)
+        seconds[name] = time.perf_counter() - began
+    return seconds
+
+
+def _solve(group: type[LieGroup]) -> None:
+    """A chain, its covariances, and one more linearization and cost outside of a minimization."""
+    pose = Variables("pose", group)
+    still = group(  # pyright: ignore[reportCallIssue]
+        torch.tensor(group.identity_storage, dtype=torch.float64).repeat(1, COUNT, 1)
+    )
+    i = torch.arange(COUNT - 1)
+    step = group(still.tensor[:, 1:])  # pyright: ignore[reportCallIssue]
+    problem = Problem(
+        anchor=prior(pose[range(COUNT)], still), chain=between(pose[i], pose[i + 1], step)
+    )
+    values = pose.values(range(COUNT), still)
+    found = minimize(problem, values, LevenbergMarquardt(), BlockCholesky())
+    factorization = found.last_factorization()
+    factorization.solve(torch.zeros(1, factorization.pattern.n, dtype=torch.float64))
+    marginal_covariances(factorization, "pose")
+    assembly = Assembly(problem, found.assembly.structure)
+    assembly.normal_equations(values)
+    assembly.cost(values)
+
+
+def kept_in() -> Path | None:
+    """Where compiled kernels are kept; None if nowhere can be written."""
+    from dnls_ros.kernels.jit import cache_folder
+
+    return cache_folder()
+
+
+def remove_outdated(report: Callable[[Path], object] = lambda _: None) -> int:
+    """Removes what other versions have left beside; how many folders that were."""
+    folder = kept_in()
+    if folder is None:
+        return 0
+    old = [other for other in sorted(folder.parent.glob("kernels-*")) if other != folder]
+    for other in old:
+        report(other)
+        shutil.rmtree(other, ignore_errors=True)
+    return len(old)
