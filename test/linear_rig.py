@@ -18,6 +18,7 @@ from dnls_ros.linear import (
     Fitting,
     ImplicitSchur,
     LinearSolver,
+    Multifrontal,
     Schur,
 )
 from dnls_ros.problem import (
@@ -39,6 +40,8 @@ KINDS: dict[str, Callable[[str], LinearSolver]] = {
     "schur block": lambda gone: Schur(gone, BlockCholesky()),
     "schur dense": lambda gone: Schur(gone, Dense()),
     "schur cholmod": lambda gone: Schur(gone, Cholmod()),
+    "multifrontal": lambda _: Multifrontal(dense_below=0, leaf=6, relax=0),
+    "schur multifrontal": lambda gone: Schur(gone, Multifrontal(dense_below=0, leaf=6, relax=0)),
     "fitting": lambda _: Fitting(Cholmod(), Dense()),
     "pcg": lambda _: ConjugateGradients(),
     "schur pcg": lambda gone: Schur(gone, ConjugateGradients()),
@@ -51,6 +54,8 @@ SOLVERS = [
     Cholmod("natural"),
     BlockCholesky("natural"),
     BlockCholesky("minimum_degree"),
+    Multifrontal(dense_below=0, leaf=1, relax=9),
+    Multifrontal(),
     Schur(("point", "spare"), Dense()),
     ImplicitSchur(("point", "spare")),
 ]

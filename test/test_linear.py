@@ -26,6 +26,7 @@ from dnls_ros.linear import (
     Dense,
     Fitting,
     LinearSolver,
+    Multifrontal,
     Schur,
     choose_device,
     choose_solver,
@@ -335,8 +336,12 @@ def test_a_solver_that_is_asked_for_is_taken() -> None:
     assert isinstance(choose_solver("sparse_cpu", 10, CPU)[0], Cholmod)
 
 
-def test_auto_on_a_cuda_device_is_dense() -> None:
-    assert isinstance(choose_solver("auto", 1000, torch.device("cuda", 0))[0], Dense)
+@pytest.mark.parametrize("n", [20, 1000])
+def test_auto_on_a_cuda_device_is_multifrontal(n: int) -> None:
+    """Which is dense by itself where the matrix is small."""
+    solver, why = choose_solver("auto", n, torch.device("cuda", 0))
+    assert isinstance(solver, Multifrontal)
+    assert f"cuda:0: dense below 192 unknowns, sparse from there; {n} are expected" in why
 
 
 @pytest.mark.parametrize("name", ["dense_cuda", "sparse_cuda"])
@@ -356,8 +361,9 @@ def test_names_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
         choose_solver("dense_cuda", 100, CPU)
     with pytest.raises(DnlsError, match="'sparse_cpu' does not fit device 'cuda:0'"):
         choose_solver("sparse_cpu", 100, torch.device("cuda", 0))
-    with pytest.raises(UnavailableError, match="no sparse solver for CUDA"):
-        choose_solver("sparse_cuda", 100, torch.device("cuda", 0))
+    with pytest.raises(DnlsError, match="'sparse_cuda' does not fit device 'cpu'"):
+        choose_solver("sparse_cuda", 100, CPU)
+    assert isinstance(choose_solver("sparse_cuda", 100, torch.device("cuda", 0))[0], Multifrontal)
 
 
 def test_devices_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +391,7 @@ def test_dense_and_schur_on_a_gpu_equal_the_cpu() -> None:
     pattern = window()
     _, bad, expected = broken(pattern)
     rhs = vectors(7, pattern.n)
-    for solver in (Dense(), Schur("point", Dense())):
+    for solver in (Dense(), Schur("point", Dense()), Multifrontal(0, 6, 0)):
         symbolic = solver.analyze(pattern)
         there = symbolic.factorize(bad.cuda())
         assert there.ok.tolist() == expected.tolist()

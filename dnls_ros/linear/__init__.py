@@ -7,6 +7,7 @@ from dnls_ros.linear.dense import Dense
 from dnls_ros.linear.fitting import Fitting
 from dnls_ros.linear.implicit_schur import ImplicitSchur
 from dnls_ros.linear.marginals import marginal_covariance, marginal_covariances, tangent_indices
+from dnls_ros.linear.multifrontal import Multifrontal
 from dnls_ros.linear.pcg import ConjugateGradients, InexactStep
 from dnls_ros.linear.schur import Schur
 from dnls_ros.linear.solver import (
@@ -30,6 +31,7 @@ __all__ = [
     "ImplicitSchur",
     "InexactStep",
     "LinearSolver",
+    "Multifrontal",
     "Schur",
     "Symbolic",
     "choose_device",

@@ -16,6 +16,7 @@ from dnls_ros.linear.cholmod import Cholmod
 from dnls_ros.linear.cholmod_api import load
 from dnls_ros.linear.dense import Dense
 from dnls_ros.linear.fitting import DENSE_FILL, Fitting
+from dnls_ros.linear.multifrontal import Multifrontal
 from dnls_ros.linear.solver import LinearSolver
 
 SOLVER_NAMES = ("auto", "sparse_cpu", "dense_cpu", "sparse_cuda", "dense_cuda")
@@ -75,17 +76,14 @@ def choose_solver(name: str, n: int, device: torch.device) -> tuple[LinearSolver
             f"linear solver '{name}' is asked for but torch {torch.__version__} finds no CUDA "
             "device; use 'auto', 'sparse_cpu' or 'dense_cpu'"
         )
-    if name == "sparse_cuda":
-        raise UnavailableError(
-            "linear solver 'sparse_cuda': this version has no sparse solver for CUDA; use "
-            "'dense_cuda', or 'sparse_cpu' with device 'cpu'"
-        )
     if place != device.type:
         raise DnlsError(
             f"linear solver '{name}' does not fit device '{device}'; set both to the same"
         )
     if kind == "dense":
         return Dense(), f"linear solver dense on {device}, as asked for"
+    if place == "cuda":
+        return Multifrontal(), f"linear solver multifrontal (sparse) on {device}, as asked for"
     if has_kernels():
         return BlockCholesky(), "linear solver block Cholesky (sparse, CPU), as asked for"
     load()
@@ -94,7 +92,11 @@ def choose_solver(name: str, n: int, device: torch.device) -> tuple[LinearSolver
 
 def _automatic(n: int, device: torch.device) -> tuple[LinearSolver, str]:
     if device.type != "cpu":
-        return Dense(), f"linear solver dense on {device}: there is no sparse one for this device"
+        solver = Multifrontal()
+        return solver, (
+            f"linear solver multifrontal on {device}: dense below {solver.dense_below} unknowns, "
+            f"sparse from there; {n} are expected"
+        )
     if has_kernels():
         return BlockCholesky(), "linear solver block Cholesky (sparse, CPU): the fastest of all"
     if n < DENSE_BELOW:
