@@ -1,18 +1,14 @@
 """Finds where the host would wait for a device, without a device.
 
 `Watched` looks at every operation that torch dispatches and refuses those whose result, or whose
-shape, the host can only know by asking the device; `on_a_device` makes tensors that claim to be on
-a CUDA device, hold no numbers, and therefore cannot be asked. Together they run the very code that
-a GPU would run, branches on ``is_cuda`` included.
+shape, the host can only know by asking the device; `on_a_device` moves tensors to torch's meta
+device, where they hold no numbers and therefore cannot be asked.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -65,7 +61,10 @@ class Watched(TorchDispatchMode):
         reason = self._reason(name, args, kwargs or {})
         if reason:
             raise DeviceAskedError(f"{name}: {reason}")
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name == "lift_fresh" and result.device.type != "cpu":
+            raise DeviceAskedError("numbers of the host are made a tensor on a device")
+        return result
 
     def _reason(self, name: str, args: Any, kwargs: dict[str, Any]) -> str | None:
         if name in ASKING:
@@ -85,23 +84,17 @@ class Watched(TorchDispatchMode):
         return None
 
 
-@contextmanager
-def on_a_device() -> Iterator[Callable[[Any], Any]]:
-    """Yields a function that moves the tensors of a pytree to a device that is not there.
+def on_a_device(tree: Any) -> Any:
+    """The tensors of a pytree on a device that is not there: they have shapes and no numbers.
 
-    Tensors that are made meanwhile must not outlive it, and neither must caches that keep them.
+    A device of the CPU build that is no CPU is enough to run the code of a GPU: nothing in the
+    package asks for more than ``device.type``.
     """
-    device = torch.device("cuda", 0)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-
-        def moved(tree: Any) -> Any:
-            def one(leaf: Any) -> Any:
-                if not isinstance(leaf, Tensor):
-                    return leaf
-                made = torch.empty(leaf.shape, dtype=leaf.dtype, device=device)
-                return made.requires_grad_(leaf.requires_grad)
-
-            with fake:
-                return pytree.tree_map(one, tree)
-
-        yield moved
+    return pytree.tree_map(
+        lambda leaf: (
+            torch.empty_like(leaf, device="meta").requires_grad_(leaf.requires_grad)
+            if isinstance(leaf, Tensor)
+            else leaf
+        ),
+        tree,
+    )

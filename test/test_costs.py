@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from sync_rig import Watched, on_a_device
 from torch import Tensor
 from torch.func import hessian, jacfwd, jacrev, vmap
 from torch.utils import _pytree as pytree
@@ -439,6 +440,24 @@ def test_analytic_jacobians_equal_autodiff_and_central_differences(case, regime)
         torch.testing.assert_close(block, auto[k], rtol=1e-10, atol=1e-10)
         numeric = central_differences(cost, arguments, k)
         torch.testing.assert_close(block, numeric, rtol=1e-7, atol=1e-7 * scale)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[named(c) for c in CASES])
+def test_no_cost_asks_a_device_for_numbers(case):
+    cost, draw = CASES[case]
+    arguments = on_a_device(draw(Draw("normal")))
+
+    def evaluated() -> None:
+        with torch.inference_mode():
+            residual, blocks = cost.linearize(arguments, (1, M), (0,))
+            differentiated = cost.autodiff(arguments, (1, M), (0,))
+            moved = retract(arguments[0], blocks[0].sum(-2))
+            assert cost.evaluate((moved, *arguments[1:]), (1, M)).shape == residual.shape
+        assert differentiated[0].shape == blocks[0].shape
+
+    evaluated()  # constants are moved once
+    with Watched():
+        evaluated()
 
 
 def central_differences(cost: Cost, arguments: tuple[Any, ...], k: int) -> Tensor:

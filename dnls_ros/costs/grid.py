@@ -21,7 +21,8 @@ def bilinear(values: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         Values (…, K, C), and gradients (…, K, C, 2) by column and row.
     """
     channels, height, width = values.shape[-3:]
-    last = at.new_tensor([width - 1, height - 1])
+    # Filled where it is: a tensor of numbers would be copied to a device, which takes waiting.
+    last = torch.cat([at.new_full((1,), size - 1) for size in (width, height)])
     inside = torch.minimum(at.clamp(min=0), last)
     cell = torch.minimum(inside.detach().floor(), last - 1)
     across, down = (inside - cell).unsqueeze(-2).split(1, -1)  # (…, K, 1, 1)

@@ -20,6 +20,7 @@ from math import comb, factorial
 
 import torch
 from torch import Tensor
+from torch._C import _DisableFuncTorch
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 TERMS = 6
@@ -49,11 +50,11 @@ class Constant:
         return self._make(x) if kept is None else kept
 
     def _make(self, x: Tensor) -> Tensor:
-        with torch.inference_mode(False):  # else it could not be saved for a later backward pass
+        # In inference mode it could not be saved for a later backward pass; inside a function
+        # transform it would belong to the transform and not outlive it, and be copied every time.
+        with torch.inference_mode(False), _DisableFuncTorch():
             made = self._reference.to(x.device, x.dtype)
-        # Inside a function transform the tensor belongs to the transform and must not outlive it.
-        if not is_functorch_wrapped_tensor(made):
-            self._kept[x.dtype, x.device] = made
+        self._kept[x.dtype, x.device] = made
         return made
 
 
@@ -162,7 +163,7 @@ def _readable(x: Tensor) -> bool:
     """Whether a branch on the numbers may be taken: no transform, no graph, no device to ask."""
     if torch.compiler.is_compiling():  # first: the compiler cannot trace the other questions
         return False
-    return not (x.requires_grad or x.is_cuda or is_functorch_wrapped_tensor(x))
+    return x.device.type == "cpu" and not (x.requires_grad or is_functorch_wrapped_tensor(x))
 
 
 def _blend(

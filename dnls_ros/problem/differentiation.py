@@ -70,7 +70,8 @@ class Vectorized:
     Attributes:
         mode: ``"auto"`` takes forward mode where r ≥ 4T, and reverse mode if the code cannot be
             differentiated twice, or the check fails or cannot be made (under a ``vmap`` of the
-            caller's). ``"forward"`` raises a `DnlsError` then.
+            caller's, or on a device that the host would have to wait for). ``"forward"`` raises a
+            `DnlsError` then, and waits.
         chunk: Instances at a time. It bounds what is needed meanwhile, r or T times the
             intermediate results, unless autograd records and keeps them all.
     """
@@ -111,7 +112,8 @@ class Vectorized:
         return found
 
     def _chosen(self, residual: Tensor, pull: Pull, t: int) -> tuple[Tensor, ...]:
-        if self.mode == "auto" and len(residual) < FORWARD_FROM * t:
+        unasked = residual.device.type != "cpu"  # the check of forward mode reads numbers
+        if self.mode == "auto" and (unasked or len(residual) < FORWARD_FROM * t):
             return _by_rows(residual, pull, t)
         image, push = _vjp(pull, _probe(residual, len(residual)))
         return residual, vmap(push)(_eye(t, residual)).mT, image
