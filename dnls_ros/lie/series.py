@@ -20,7 +20,7 @@ from math import comb, factorial
 
 import torch
 from torch import Tensor
-from torch._C import _DisableFuncTorch
+from torch._C import _DisableFuncTorch  # pyright: ignore[reportPrivateUsage]  # no public name
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 TERMS = 6
