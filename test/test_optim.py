@@ -91,7 +91,7 @@ def sighting(x: SE2, p: Tensor, z: Tensor) -> Tensor:
 def _sighting(x: SE2, p: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     seen = x.inverse() @ p
     turned = torch.stack([seen[..., 1], -seen[..., 0]], -1)[..., None]
-    eye = torch.eye(2, dtype=p.dtype).expand(*seen.shape, 2)
+    eye = torch.eye(2, dtype=p.dtype, device=p.device).expand(*seen.shape, 2)
     return torch.cat([-eye, turned], -1), x.rotation.inverse().matrix()
 
 

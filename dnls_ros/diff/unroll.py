@@ -14,7 +14,7 @@ from torch import Tensor
 from dnls_ros.diff.adjoint import Minimizer, stepped, without_graph
 from dnls_ros.errors import DnlsError
 from dnls_ros.optim import Solution
-from dnls_ros.optim.minimize import model_at, step_of
+from dnls_ros.optim.progress import model_at, step_of
 from dnls_ros.problem import Problem, Values, requires_grad
 
 

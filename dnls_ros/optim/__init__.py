@@ -10,6 +10,7 @@ from dnls_ros.optim.levenberg_marquardt import LevenbergMarquardt
 from dnls_ros.optim.method import Method, Model, Outcome, Proposal
 from dnls_ros.optim.minimize import minimize
 from dnls_ros.optim.observability import Direction, unobservable
+from dnls_ros.optim.on_device import OnDevice
 from dnls_ros.optim.sampling import CrossEntropy
 from dnls_ros.optim.solution import Solution
 from dnls_ros.optim.status import Status, Tolerances
@@ -30,6 +31,7 @@ __all__ = [
     "LevenbergMarquardt",
     "Method",
     "Model",
+    "OnDevice",
     "OneShot",
     "Outcome",
     "Proposal",

@@ -11,45 +11,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.linear import LinearSolver, Symbolic
+from dnls_ros.linear import LinearSolver
 from dnls_ros.optim.assembly import Assembly
 from dnls_ros.optim.history import Callback, Iteration
-from dnls_ros.optim.method import Method, Model, Outcome, Proposal
+from dnls_ros.optim.method import Method, Model
 from dnls_ros.optim.native import minimize_native
+from dnls_ros.optim.on_device import OnDevice, loop_on_device
+from dnls_ros.optim.progress import (
+    Progress,
+    check_exhausted,
+    check_step,
+    gradient_small,
+    idle,
+    judge,
+    model_at,
+    solution_of,
+    started,
+    step_of,
+)
 from dnls_ros.optim.solution import Solution
-from dnls_ros.optim.status import CODES, STATUSES, Status, Tolerances
+from dnls_ros.optim.status import Status, Tolerances
 from dnls_ros.problem import Problem, Values
 
 CLOCK = time.monotonic
 """What time budgets are measured by."""
-
-
-@dataclass
-class _Progress:
-    """What the loop changes: one entry per batch element."""
-
-    values: Values
-    cost: Tensor
-    best: Values
-    best_cost: Tensor
-    running: Tensor
-    status: Tensor
-    iterations: Tensor
-    accepted: Tensor
-    step: Tensor
-
-    def end(self, mask: Tensor, status: Status) -> None:
-        """Ends the running elements of ``mask``."""
-        self.status = self.status.masked_fill(self.running & mask, CODES[status])
-        self.running = self.running & ~mask
 
 
 def minimize(
@@ -62,6 +55,7 @@ def minimize(
     assembly: Assembly | None = None,
     differentiable: bool = False,
     callback: Callback | None = None,
+    loop: OnDevice | None = None,
     clock: Callable[[], float] = CLOCK,
 ) -> Solution:
     """Minimizes ½Σρ(‖L r(x)‖²) from ``initial``.
@@ -80,6 +74,8 @@ def minimize(
         differentiable: Record the iterations for autograd (unrolling).
         callback: Sees the start and every iteration, and may stop by returning True; a `History`
             keeps them.
+        loop: `OnDevice`: without questions to the device. Taken by itself where the values are
+            on a CUDA device and nobody has to look on: no callback, no time budget, no recording.
         clock: Monotonic seconds, read only when there is a time budget.
 
     Raises:
@@ -91,15 +87,20 @@ def minimize(
     initial = with_full_batch(problem, initial)
     known = assembly or Assembly(problem, problem.structure(initial))
     known.symbolic(linear)
-    if not differentiable and callback is None and (stop.seconds is None or clock is CLOCK):
+    watched = differentiable or callback is not None
+    away = _away(initial, loop, watched or stop.seconds is not None)
+    if loop is None and not watched and (stop.seconds is None or clock is CLOCK):
         found = minimize_native(known, initial, method, linear, stop)
         if found is not None:
             return found
-    loop = partial(_loop, known, initial, method, linear, stop, callback, clock)
+    if away is not None:
+        run = partial(loop_on_device, known, initial, method, linear, stop, away)
+    else:
+        run = partial(_loop, known, initial, method, linear, stop, callback, clock)
     if differentiable:
-        return loop()
+        return run()
     with torch.inference_mode():  # a sixth faster than without gradients
-        found = loop()
+        found = run()
     return found.map(Tensor.clone)  # copies may enter autograd again
 
 
@@ -110,6 +111,17 @@ def _check_kinds(method: Any, linear: Any) -> None:
     ):
         if isinstance(given, type) or not hasattr(given, asked):
             raise DnlsError(f"{what} is a value such as {like}, got {given!r}")
+
+
+def _away(initial: Values, asked: OnDevice | None, watched: bool) -> OnDevice | None:
+    """The loop on the device, if it is asked for or suits; None: the one on the host."""
+    if asked is not None and watched:
+        raise DnlsError(
+            "OnDevice does not look at single iterations: with a callback, a time budget or "
+            "differentiable=True leave loop out"
+        )
+    on_gpu = pytree.tree_leaves(initial)[0].device.type == "cuda"
+    return OnDevice() if asked is None and on_gpu and not watched else asked
 
 
 def _loop(
@@ -125,7 +137,7 @@ def _loop(
     symbolic = assembly.symbolic(linear)
     model = model_at(assembly, initial, symbolic)
     first = model.normal.cost
-    progress = _start(initial, model, stop)
+    progress = started(initial, model, stop)
     state = method.init(model)
     _report(callback, 0, progress, model, method.damping(state))
     fresh = True
@@ -136,7 +148,7 @@ def _loop(
             progress.end(progress.running, Status.DEADLINE)
             break
         proposal, state = method.propose(state, model, fresh)
-        progress.end(_idle(progress.cost, proposal, stop), Status.CONVERGED_MODEL)
+        progress.end(idle(progress.cost, proposal, stop), Status.CONVERGED_MODEL)
         if not bool(progress.running.any()):
             break
         step = step_of(proposal).masked_fill(~progress.running[:, None], 0.0)
@@ -151,52 +163,19 @@ def _loop(
         if moved:
             _move(progress, accept, trial, trial_cost)
             progress.step = torch.where(accept, proposal.delta.abs().amax(1), progress.step)
-            _check_step(progress, accept, decrease, proposal, stop)
-        _check_exhausted(progress, method.exhausted(state), accept, proposal, outcome)
+            check_step(progress, accept, decrease, proposal, stop)
+        check_exhausted(progress, method.exhausted(state), accept, proposal, outcome)
         fresh = moved and bool(progress.running.any())
         if fresh:
             model = model_at(assembly, progress.values, symbolic)
-            progress.end(_gradient_small(model, stop), Status.CONVERGED_GRADIENT)
+            progress.end(gradient_small(model, stop), Status.CONVERGED_GRADIENT)
         _report(callback, k + 1, progress, model, method.damping(state))
     progress.end(progress.running, Status.MAX_ITERATIONS)
-    return _solution(progress, first, method.damping(state), model, assembly, linear)
-
-
-def model_at(assembly: Assembly, values: Values, symbolic: Symbolic) -> Model:
-    """The linear model at ``values``."""
-    normal, pattern = assembly.normal_equations(values), assembly.structure.pattern
-    return Model(normal, pattern, symbolic, partial(assembly.costs, values))
-
-
-def _solution(
-    progress: _Progress,
-    first: Tensor,
-    damping: Tensor,
-    model: Model,
-    assembly: Assembly,
-    linear: LinearSolver,
-) -> Solution:
-    recorded = torch.is_grad_enabled()
-    return Solution(
-        values=progress.values,
-        best=progress.best,
-        status=tuple(STATUSES[code] for code in progress.status.tolist()),
-        cost=assembly.cost(progress.values) if recorded else progress.cost,
-        best_cost=progress.best_cost.detach(),
-        initial_cost=first,
-        iterations=progress.iterations,
-        accepted=progress.accepted,
-        damping=damping.detach(),
-        largest_gradient=model.normal.gradient.detach().abs().amax(1),
-        largest_step=progress.step.detach(),
-        hessian=model.normal.hessian,
-        assembly=assembly,
-        linear=linear,
-    )
+    return solution_of(progress, first, method.damping(state), model, assembly, linear)
 
 
 def _report(
-    callback: Callback | None, index: int, progress: _Progress, model: Model, damping: Tensor
+    callback: Callback | None, index: int, progress: Progress, model: Model, damping: Tensor
 ) -> None:
     if callback is None:
         return
@@ -214,42 +193,7 @@ def _report(
         progress.end(progress.running, Status.STOPPED)
 
 
-def _start(initial: Values, model: Model, stop: Tolerances) -> _Progress:
-    cost = model.normal.cost
-    count = torch.zeros(cost.shape, dtype=torch.int64, device=cost.device)
-    still = torch.zeros_like(cost)
-    progress = _Progress(initial, cost, initial, cost, count == 0, count, count, count, still)
-    progress.end(~cost.isfinite(), Status.NOT_FINITE)
-    progress.end(_gradient_small(model, stop), Status.CONVERGED_GRADIENT)
-    return progress
-
-
-def _gradient_small(model: Model, stop: Tolerances) -> Tensor:
-    return model.normal.gradient.detach().abs().amax(1) <= stop.gradient
-
-
-def step_of(proposal: Proposal) -> Tensor:
-    """The proposed steps (B, n), zero for elements that have no finite one."""
-    good = proposal.ok & proposal.delta.isfinite().all(1)
-    return proposal.delta.masked_fill(~good[:, None], 0.0)
-
-
-def _idle(cost: Tensor, proposal: Proposal, stop: Tolerances) -> Tensor:
-    """Where the Newton decrement ½gᵀH⁻¹g is below the tolerance (Boyd, Vandenberghe, §9.5.1)."""
-    small = proposal.decrease.abs() < stop.cost * cost
-    return proposal.ok & proposal.full & small
-
-
-def judge(cost: Tensor, decrease: Tensor, proposal: Proposal) -> Outcome:
-    """The gain ratio, and what cannot be judged by it."""
-    finite = proposal.ok & decrease.isfinite() & proposal.delta.isfinite().all(1)
-    noise = 16 * torch.finfo(cost.dtype).eps * cost.abs()
-    rounding = finite & (torch.maximum(decrease.abs(), proposal.decrease.abs()) <= noise)
-    predicted = proposal.decrease.where(proposal.decrease > 0, torch.nan)
-    return Outcome((decrease / predicted).detach(), finite, rounding)
-
-
-def _move(progress: _Progress, accept: Tensor, trial: Values, cost: Tensor) -> None:
+def _move(progress: Progress, accept: Tensor, trial: Values, cost: Tensor) -> None:
     progress.values = trial if bool(accept.all()) else trial.where(accept, progress.values)
     progress.cost = torch.where(accept, cost, progress.cost)
     progress.accepted = progress.accepted + accept
@@ -259,25 +203,6 @@ def _move(progress: _Progress, accept: Tensor, trial: Values, cost: Tensor) -> N
     else:
         progress.best = progress.values
     progress.best_cost = torch.minimum(progress.cost, progress.best_cost)
-
-
-def _check_step(
-    progress: _Progress, accept: Tensor, decrease: Tensor, proposal: Proposal, stop: Tolerances
-) -> None:
-    if stop.cost > 0:
-        eps = 16 * torch.finfo(decrease.dtype).eps
-        small = decrease.abs() <= max(stop.cost, eps) * (progress.cost + decrease).abs()
-        progress.end(accept & small, Status.CONVERGED_COST)
-    progress.end(accept & (proposal.delta.abs().amax(1) <= stop.step), Status.CONVERGED_STEP)
-
-
-def _check_exhausted(
-    progress: _Progress, exhausted: Tensor, accept: Tensor, proposal: Proposal, outcome: Outcome
-) -> None:
-    progress.end(exhausted & accept, Status.DONE)
-    progress.end(exhausted & ~proposal.ok, Status.SINGULAR)
-    progress.end(exhausted & ~outcome.finite, Status.STEP_NOT_FINITE)
-    progress.end(exhausted, Status.DAMPING_LIMIT)
 
 
 def with_full_batch(problem: Problem, initial: Values) -> Values:

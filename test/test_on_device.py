@@ -1,0 +1,450 @@
+"""The loop for devices ends like the loop on the host, asks nothing, and can be replayed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from sync_rig import Watched, on_a_device
+from test_optim import STARTS, logarithm, named, normal, plane, pose, rosenbrock, scalar, world
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from dnls_ros.costs import between, prior
+from dnls_ros.errors import DnlsError, UnavailableError
+from dnls_ros.lie import SE2, SE3
+from dnls_ros.linear import Dense, LinearSolver, Multifrontal, Schur
+from dnls_ros.optim import (
+    Assembly,
+    CrossEntropy,
+    Dogleg,
+    Fixed,
+    GainRatio,
+    GaussNewton,
+    LevenbergMarquardt,
+    Method,
+    OnDevice,
+    OneShot,
+    Solution,
+    Tolerances,
+    minimize,
+)
+from dnls_ros.optim.carry import chosen, mapped, refilled, tensors_of
+from dnls_ros.optim.cuda_graph import KEPT, Recordings
+from dnls_ros.optim.minimize import _away, with_full_batch
+from dnls_ros.optim.on_device import Body, Carry
+from dnls_ros.problem import (
+    DCS,
+    Cauchy,
+    DensePrior,
+    GemanMcClure,
+    Huber,
+    Isotropic,
+    Loss,
+    Problem,
+    Structure,
+    StructureCache,
+    Values,
+    Variables,
+)
+
+F64 = torch.float64
+FRONTS = Multifrontal(dense_below=0, leaf=6, relax=0)
+SOLVERS: list[LinearSolver] = [Dense(), FRONTS, Schur("point", FRONTS)]
+METHODS: list[Method[Any]] = [
+    GaussNewton(),
+    GaussNewton(0.5),
+    OneShot(),
+    LevenbergMarquardt(),
+    LevenbergMarquardt(1e3, GainRatio()),
+    LevenbergMarquardt(0.1, Fixed(), scaled=False),
+    LevenbergMarquardt.ceres(),
+    LevenbergMarquardt.nielsen(),
+    Dogleg(),
+    Dogleg(10.0),
+    CrossEntropy(0.5, samples=30, elites=5),
+]
+LOOPS = [OnDevice(every=1), OnDevice(every=7), OnDevice(every=1000)]
+
+Case = Callable[[], tuple[Problem, Values]]
+
+
+def valleys() -> tuple[Problem, Values]:
+    """Many rejected steps."""
+    return Problem(valley=rosenbrock(plane[[0]])), plane.values([0], STARTS[:, None])
+
+
+def logarithms() -> tuple[Problem, Values]:
+    """Steps to NaN, and two elements that are not finite from the beginning."""
+    start = torch.tensor([5.0, 1.5, -1.0, 1.0, float("nan")], dtype=F64)
+    return Problem(f=logarithm(scalar[[0]])), scalar.values([0], start[:, None, None])
+
+
+def robust(loss: Loss) -> Case:
+    def make() -> tuple[Problem, Values]:
+        problem, initial = world(3)
+        group = problem["sightings"]
+        return problem.replace(sightings=replace(group, loss=loss)), initial  # type: ignore[type-var]
+
+    return make
+
+
+def harmed() -> tuple[Problem, Values]:
+    """A NaN among the data of one element, no information in another, a start at the minimum."""
+    problem, initial = world(4)
+    sights: Any = problem["sightings"]
+    z = sights.arguments[2].clone()
+    z[1, 3] = torch.nan
+    mask = torch.ones(4, sights.count, dtype=F64)
+    mask[2, ::4] = 0.0  # nobody sees the first point
+    held = replace(sights, arguments=(*sights.arguments[:2], z), mask=mask)
+    return problem.replace(sightings=held), initial
+
+
+def prioritized() -> tuple[Problem, Values]:
+    """A marginal prior among the groups."""
+    problem, initial = world(2)
+    point = initial.select("point", torch.zeros(4, dtype=torch.bool))
+    root = normal(2, 24, 24, seed=9)
+    held = DensePrior.from_information(point, root.mT @ root, 0.1 * normal(2, 24, seed=8))
+    return problem.replace(marginal=held), initial
+
+
+CASES: dict[str, Case] = {
+    "valleys": valleys,
+    "logarithms": logarithms,
+    "harmed": harmed,
+    "prioritized": prioritized,
+    "Cauchy": lambda: world(3),
+    "Huber": robust(Huber(0.5)),
+    "DCS": robust(DCS(1.0)),
+    "GemanMcClure": robust(GemanMcClure(2.0)),
+}
+
+
+def assert_same(found: Solution, expected: Solution) -> None:
+    assert found.status == expected.status
+    assert torch.equal(found.iterations, expected.iterations)
+    assert torch.equal(found.accepted, expected.accepted)
+    for name in (
+        "cost",
+        "best_cost",
+        "initial_cost",
+        "damping",
+        "largest_gradient",
+        "largest_step",
+        "hessian",
+    ):
+        torch.testing.assert_close(
+            getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-12, equal_nan=True
+        )
+    for values, others in ((found.values, expected.values), (found.best, expected.best)):
+        for a, b in zip(pytree.tree_leaves(values), pytree.tree_leaves(others), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12, equal_nan=True)
+    assert (found.best is found.values) == (expected.best is expected.values)
+
+
+STOP = Tolerances(1e-10, 1e-9, 1e-9, 30)
+PAIRS = [
+    (case, index)
+    for case in CASES
+    for index in range(len(METHODS))
+    if case in ("valleys", "logarithms", "harmed") or index in (3, 9)
+]
+
+
+@cache
+def on_the_host(case: str, index: int) -> Solution:
+    return minimize(*CASES[case](), METHODS[index], Dense(), STOP)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0]}-{METHODS[pair[1]]}")
+def test_it_ends_like_the_loop_on_the_host(pair: tuple[str, int]) -> None:
+    case, index = pair
+    found = minimize(*CASES[case](), METHODS[index], Dense(), STOP, loop=OnDevice())
+    assert_same(found, on_the_host(case, index))
+
+
+def test_the_cases_hold_what_they_are_for() -> None:
+    """Rejected steps, statuses of all kinds, elements that go uphill."""
+    statuses, rejected, uphill = set(), 0, 0
+    for pair in PAIRS:
+        found = on_the_host(*pair)
+        statuses |= set(found.status)
+        rejected += int((found.iterations - found.accepted).sum())
+        uphill += int((found.cost > found.best_cost).sum())
+    assert len(statuses) >= 7, statuses
+    assert rejected > 100
+    assert uphill > 0
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+@pytest.mark.parametrize("iterations", [0, 1, 3, 60])
+def test_however_rarely_the_host_asks_the_end_is_the_same(loop: OnDevice, iterations: int) -> None:
+    problem, initial = world(3)
+    stop = Tolerances(iterations=iterations)
+    for method in (LevenbergMarquardt(), Dogleg(0.1)):
+        expected = minimize(problem, initial, method, Dense(), stop)
+        assert_same(minimize(problem, initial, method, Dense(), stop, loop=loop), expected)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=named)
+def test_every_solver_serves_it(solver: LinearSolver) -> None:
+    problem, initial = world(2)
+    expected = minimize(problem, initial, LevenbergMarquardt(), solver)
+    assert_same(
+        minimize(problem, initial, LevenbergMarquardt(), solver, loop=OnDevice()), expected
+    )
+
+
+# Questions
+
+
+def cube(batch: int, count: int = 27) -> tuple[Problem, Values]:
+    space = Variables("space", SE3)
+    ids = torch.arange(count)
+    truth = SE3.exp(normal(batch, count, 6, seed=1))
+    first = torch.cat([ids[:-1], ids[:-9]])
+    second = torch.cat([ids[1:], ids[9:]])
+    z = truth[:, first].between(truth[:, second])
+    problem = Problem(
+        anchor=prior(space[[0]], truth[:, :1], noise=Isotropic(0.01)),
+        edges=between(space[first], space[second], z, loss=Cauchy(1.0)),
+    )
+    return problem, space.values(ids, truth @ SE3.exp(0.1 * normal(batch, count, 6, seed=2)))
+
+
+def away(structure: Structure) -> Structure:
+    """The structure with its positions on a device that is not there."""
+    return replace(
+        structure,
+        slots={n: tuple(map(on_a_device, at)) for n, at in structure.slots.items()},
+        gradient_positions=on_a_device(structure.gradient_positions),
+        hessian_positions=on_a_device(structure.hessian_positions),
+        symbolic={},
+    )
+
+
+@pytest.mark.parametrize("solver", SOLVERS[:2], ids=named)
+@pytest.mark.parametrize("case", ["harmed", "prioritized", "DCS", "cube"])
+def test_an_iteration_asks_the_device_nothing(case: str, solver: LinearSolver) -> None:
+    problem, initial = cube(2) if case == "cube" else CASES[case]()
+    initial = with_full_batch(problem, initial)
+    structure = away(problem.structure(initial))
+    assembly = Assembly(on_a_device(problem), structure)
+    for method in (METHODS[0], METHODS[3], METHODS[6], METHODS[8]):
+        body = Body(method, assembly.symbolic(solver), Tolerances())
+        with torch.inference_mode():
+            carry = body.start(assembly, on_a_device(initial))
+            carry = body(assembly, carry)  # index maps and constants are moved once
+            with Watched() as watched:
+                carry = body(assembly, carry)
+        assert watched.operations > 50
+        assert {t.device.type for t in tensors_of(carry)} == {"meta"}
+
+
+# Purity and replay
+
+
+def body_and_carry(
+    method: Method[Any], problem: Problem, initial: Values
+) -> tuple[Body, Assembly, Carry]:
+    initial = with_full_batch(problem, initial)
+    assembly = Assembly(problem, problem.structure(initial))
+    body = Body(method, assembly.symbolic(FRONTS), Tolerances())
+    return body, assembly, body.start(assembly, initial)
+
+
+@pytest.mark.parametrize("method", METHODS[:-1], ids=str)
+def test_an_iteration_has_no_side_effects(method: Method[Any]) -> None:
+    """The same bits from the same numbers, and the numbers are as they were."""
+    with torch.inference_mode():
+        body, assembly, carry = body_and_carry(method, *world(3))
+        before = mapped(Tensor.clone, carry)
+        first, second = body(assembly, carry), body(assembly, carry)
+        for a, b in zip(tensors_of(first), tensors_of(second), strict=True):
+            assert torch.equal(a, b)
+        for a, b in zip(tensors_of(carry), tensors_of(before), strict=True):
+            assert torch.equal(a, b)
+        assert not torch.equal(first.progress.cost, carry.progress.cost)
+
+
+def test_nothing_changes_after_the_end() -> None:
+    with torch.inference_mode():
+        body, assembly, carry = body_and_carry(LevenbergMarquardt(), *world(3))
+        for _ in range(40):
+            carry = body(assembly, carry)
+        assert not carry.progress.running.any()
+        for a, b in zip(tensors_of(carry), tensors_of(body(assembly, carry)), strict=True):
+            assert torch.equal(a, b)
+
+
+class Plain:
+    """In place of the capture: runs the function itself, and counts how often it was asked to."""
+
+    def __init__(self) -> None:
+        self.captures = 0
+        self.replays = 0
+
+    def __call__(self, run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        self.captures += 1
+        for _ in range(3):  # as the warm-up of a capture does
+            run()
+
+        def replay() -> None:
+            self.replays += 1
+            run()
+
+        return replay
+
+
+def with_plain_capture(structure: Structure) -> Plain:
+    plain = Plain()
+    structure.symbolic[Recordings] = Recordings(plain)
+    return plain
+
+
+@pytest.mark.parametrize("method", METHODS[:-1], ids=str)
+@pytest.mark.parametrize("case", ["valleys", "harmed"])
+def test_replaying_from_buffers_gives_the_same(case: str, method: Method[Any]) -> None:
+    problem, initial = CASES[case]()
+    assembly = Assembly(problem, problem.structure(initial))
+    plain = with_plain_capture(assembly.structure)
+    stop = Tolerances(iterations=20)
+    expected = minimize(problem, initial, method, Dense(), stop)
+    for _ in range(2):
+        found = minimize(
+            problem,
+            initial,
+            method,
+            Dense(),
+            stop,
+            assembly=assembly,
+            loop=OnDevice(graph=True),
+        )
+        assert_same(found, expected)
+    assert plain.captures == 1
+    assert found.assembly is assembly
+
+
+def test_one_recording_serves_all_data_of_a_structure() -> None:
+    cache, plain = StructureCache(), None
+    for seed in range(3):
+        problem, initial = world(2, seed=seed)
+        problem = problem.cached(cache)
+        if plain is None:
+            plain = with_plain_capture(problem.structure(initial))
+        found = minimize(
+            problem, initial, LevenbergMarquardt(), Dense(), loop=OnDevice(graph=True)
+        )
+        assert_same(found, minimize(problem, initial, LevenbergMarquardt(), Dense()))
+    assert plain is not None
+    assert plain.captures == 1
+    single = pytree.tree_map(lambda t: t[:1], world(2))
+    minimize(
+        single[0].cached(cache),
+        single[1],
+        LevenbergMarquardt(),
+        Dense(),
+        loop=OnDevice(graph=True),
+    )
+    assert plain.captures == 2, "another batch needs another recording"
+
+
+def test_only_the_last_recordings_are_kept() -> None:
+    problem, initial = world(1)
+    assembly = Assembly(problem, problem.structure(initial))
+    plain = with_plain_capture(assembly.structure)
+
+    def solve(damping: float) -> None:
+        method = LevenbergMarquardt(damping)
+        minimize(problem, initial, method, Dense(), assembly=assembly, loop=OnDevice(graph=True))
+
+    for damping in [0.1 * k for k in range(1, KEPT + 3)]:
+        solve(damping)
+    assert plain.captures == KEPT + 2
+    assert len(Recordings.of(assembly.structure).known) == KEPT
+    solve(0.1 * (KEPT + 2))
+    assert plain.captures == KEPT + 2
+    solve(0.1)
+    assert plain.captures == KEPT + 3
+
+
+def test_a_graph_on_the_cpu_is_refused() -> None:
+    with pytest.raises(UnavailableError, match=r"CUDA graph, but the values are on 'cpu'; move"):
+        minimize(*world(1), LevenbergMarquardt(), Dense(), loop=OnDevice(graph=True))
+
+
+def test_random_numbers_are_not_recorded() -> None:
+    problem, initial = world(1)
+    assembly = Assembly(problem, problem.structure(initial))
+    with_plain_capture(assembly.structure)
+    with pytest.raises(DnlsError, match="draws random numbers"):
+        minimize(
+            problem,
+            initial,
+            CrossEntropy(),
+            Dense(),
+            assembly=assembly,
+            loop=OnDevice(graph=True),
+        )
+
+
+# When it is taken
+
+
+def test_it_is_taken_by_itself_on_a_cuda_device_where_nobody_looks_on() -> None:
+    with FakeTensorMode():
+        there = plane.values([0], torch.empty(1, 1, 2, device="cuda"))
+    here = plane.values([0], torch.empty(1, 1, 2))
+    assert _away(there, None, watched=False) == OnDevice()
+    assert _away(there, None, watched=True) is None
+    assert _away(here, None, watched=False) is None
+    assert _away(here, OnDevice(3), watched=False) == OnDevice(3)
+
+
+@pytest.mark.parametrize(
+    "looked_on",
+    [{"callback": lambda _: None}, {"differentiable": True}],
+    ids=["callback", "recorded"],
+)
+def test_it_is_refused_where_iterations_are_looked_at(looked_on: dict[str, Any]) -> None:
+    with pytest.raises(DnlsError, match="does not look at single iterations"):
+        minimize(*world(1), LevenbergMarquardt(), Dense(), loop=OnDevice(), **looked_on)
+    stop = Tolerances(seconds=1.0)
+    with pytest.raises(DnlsError, match="does not look at single iterations"):
+        minimize(*world(1), LevenbergMarquardt(), Dense(), stop, loop=OnDevice())
+
+
+def test_an_impossible_interval_is_refused() -> None:
+    with pytest.raises(DnlsError, match="every=0"):
+        OnDevice(0)
+
+
+def test_states_are_chosen_and_refilled_tensor_by_tensor() -> None:
+    problem, initial = world(2)
+    with torch.inference_mode():
+        body, assembly, carry = body_and_carry(Dogleg(), problem, initial)
+        after = body(assembly, carry)
+    numbers = tensors_of(carry)
+    assert len(numbers) > 15
+    back = refilled(after, iter(numbers))
+    assert all(a is b for a, b in zip(tensors_of(back), numbers, strict=True))
+    assert set(back.progress.values) == {"pose", "point"}
+    for truth, expected in ((True, after), (False, carry)):
+        taken = chosen(torch.tensor(truth), after, carry)
+        for a, b in zip(tensors_of(taken), tensors_of(expected), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_float32_stays_float32() -> None:
+    problem, initial = pytree.tree_map(Tensor.float, world(2))
+    found = minimize(problem, initial, LevenbergMarquardt(), FRONTS, loop=OnDevice())
+    x = found.values["pose"]
+    assert isinstance(x, SE2)
+    assert x.tensor.dtype == torch.float32
+    assert found.cost.dtype == torch.float32
+    assert pose.name in found.values
