@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from dnls_ros.costs import between, prior
+from dnls_ros.diff import Implicit
 from dnls_ros.errors import DnlsError, UnavailableError
 from dnls_ros.lie import SE2, SE3
 from dnls_ros.linear import Dense, LinearSolver, Multifrontal, Schur
@@ -40,6 +41,7 @@ from dnls_ros.problem import (
     DCS,
     Cauchy,
     DensePrior,
+    Diagonal,
     GemanMcClure,
     Huber,
     Isotropic,
@@ -391,6 +393,104 @@ def test_random_numbers_are_not_recorded() -> None:
             assembly=assembly,
             loop=OnDevice(graph=True),
         )
+
+
+# Derivatives
+
+
+class Given:
+    """In place of a minimizer: what was found already."""
+
+    def __init__(self, found: Solution) -> None:
+        self.found = found
+
+    def __call__(self, problem: Problem, initial: Values, differentiable: bool = False) -> Any:
+        return self.found
+
+    @property
+    def learned(self) -> bool:
+        return False
+
+
+def differentiated(
+    adjoint: Implicit, found: Solution, problem: Problem, kept: Tensor | None = None
+) -> list[Tensor]:
+    """The derivatives of a number of the solution in all measurements and in one noise."""
+    leaves = [leaf for leaf in pytree.tree_leaves(problem) if leaf.requires_grad]
+    given: Any = Given(replace(found, assembly=replace(found.assembly, problem=problem)))
+    x: Any = adjoint(problem, found.values, given).values["pose"]
+    score = x.tensor.square().sum((1, 2)) + x.tensor.sum((1, 2))
+    if kept is not None:
+        score = torch.where(kept, score, 0.0)
+    return list(torch.autograd.grad(score.sum(), leaves))
+
+
+def with_gradients(problem: Problem) -> Problem:
+    """The measurements of the odometry, its noise, which all elements share, and the sightings."""
+    odometry: Any = problem["odometry"]
+    sightings: Any = problem["sightings"]
+    z = SE2(odometry.arguments[2].tensor.clone().requires_grad_())
+    seen = sightings.arguments[2].clone().requires_grad_()
+    sigmas = Diagonal(odometry.noise.sigmas.clone().requires_grad_())
+    return problem.replace(
+        odometry=replace(odometry, arguments=(None, None, z), noise=sigmas),
+        sightings=replace(sightings, arguments=(None, None, seen)),
+    )
+
+
+TIGHT = Tolerances(cost=0, step=1e-12, gradient=1e-12, iterations=100)
+
+
+@pytest.mark.parametrize("form", ["gauss_newton", "exact"])
+@pytest.mark.parametrize("case", ["Cauchy", "harmed"])
+def test_unchecked_derivatives_are_the_checked_ones(case: str, form: Any) -> None:
+    """With an element whose cost is not finite among them, too."""
+    problem, initial = CASES[case]()
+    if case == "harmed":  # without the element that has no information
+        problem, initial = pytree.tree_map(
+            lambda t: t[[0, 1, 3]] if len(t) == 4 else t, (problem, initial)
+        )
+    found = minimize(problem, initial, LevenbergMarquardt(), FRONTS, TIGHT)
+    kept = found.cost.isfinite()
+    assert bool(kept.all()) == (case == "Cauchy")
+    watched, unwatched = (
+        differentiated(Implicit(form, checked=checked), found, with_gradients(problem), kept)
+        for checked in (True, False)
+    )
+    for a, b in zip(unwatched, watched, strict=True):
+        assert b.isfinite().all()
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert watched[0].abs().max() > 0.1
+
+
+def test_an_element_without_information_has_derivatives_of_nan_and_harms_no_other() -> None:
+    problem, initial = harmed()
+    found = minimize(problem, initial, GaussNewton(), FRONTS, TIGHT)
+    free = torch.tensor([False, False, True, False])
+    unchecked = Implicit("gauss_newton", checked=False)
+    gradients = differentiated(unchecked, found, with_gradients(problem))
+    for gradient in gradients:
+        if len(gradient) == 4:  # not what all elements share
+            assert gradient[free].isnan().any()
+            assert gradient[~free].isfinite().all()
+    with pytest.raises(DnlsError, match=r"elements \[1\] is singular"):
+        differentiated(Implicit("gauss_newton"), found, with_gradients(problem))
+    alone = differentiated(unchecked, found, with_gradients(problem), ~free)
+    assert all(gradient.isfinite().all() for gradient in alone)
+
+
+def test_from_the_problem_to_its_gradients_the_device_is_asked_nothing() -> None:
+    problem, initial = world(2)
+    found = minimize(problem, initial, LevenbergMarquardt(), FRONTS)
+    there = on_a_device(with_gradients(problem))
+    moved = replace(
+        found.map(on_a_device), assembly=Assembly(there, away(found.assembly.structure))
+    )
+    differentiated(Implicit("gauss_newton"), moved, there)  # index maps are moved once
+    with Watched() as watched:
+        gradients = differentiated(Implicit("gauss_newton"), moved, there)
+    assert watched.operations > 500
+    assert {gradient.device.type for gradient in gradients} == {"meta"}
 
 
 # When it is taken

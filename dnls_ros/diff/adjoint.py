@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsWarning
 from dnls_ros.linear import LinearSolver
-from dnls_ros.optim import Callback, Method, Solution, Tolerances, minimize
-from dnls_ros.problem import Problem, Values, requires_grad, zero_step
+from dnls_ros.optim import Callback, Method, OnDevice, Solution, Tolerances, minimize
+from dnls_ros.problem import FactorGroup, Group, Problem, Values, requires_grad, zero_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +30,14 @@ class Minimizer:
         linear: Solves the linear systems.
         tolerances: When to stop.
         callback: Sees every iteration.
+        loop: For a device that the host does not wait for, see `minimize`.
     """
 
     method: Method[Any]
     linear: LinearSolver
     tolerances: Tolerances
     callback: Callback | None = None
+    loop: OnDevice | None = None
 
     def __call__(
         self, problem: Problem, initial: Values, differentiable: bool = False
@@ -49,6 +51,7 @@ class Minimizer:
             self.tolerances,
             differentiable=differentiable,
             callback=self.callback,
+            loop=self.loop,
         )
 
     @property
@@ -79,7 +82,9 @@ def without_graph(problem: Problem, initial: Values, minimizer: Minimizer, who: 
     return minimizer(problem, initial.detach())
 
 
-def stepped(found: Solution, step: Callable[[Solution, Tensor], Tensor]) -> Solution:
+def stepped(
+    found: Solution, step: Callable[[Solution, Tensor], Tensor], asked: bool = True
+) -> Solution:
     """The solution after a step that carries the derivatives of those elements that have any.
 
     Elements whose cost is not finite are left out: what their NaN would do to tensors that all
@@ -88,8 +93,12 @@ def stepped(found: Solution, step: Callable[[Solution, Tensor], Tensor]) -> Solu
     Args:
         found: Without derivatives.
         step: Makes the step (B', n) of the other elements' solution, told which (B,) they are.
+        asked: Whether the host may ask which those are. Otherwise they are all elements, and the
+            factors of those without a finite cost are masked; their steps must be zero.
     """
     good = found.cost.isfinite()
+    if not asked:
+        return attached(found, found.values.retract(step(masked(found, good), good)))
     part = found if bool(good.all()) else elements(found, good)
     steps = zero_step(found.values).index_put((good,), step(part, good))
     return attached(found, found.values.retract(steps))
@@ -103,6 +112,20 @@ def elements(found: Solution, keep: Tensor) -> Solution:
     assembly = replace(found.assembly, problem=problem)
     status = tuple(s for s, kept in zip(found.status, keep.tolist(), strict=True) if kept)
     return replace(found.map(lambda t: t[keep]), assembly=assembly, status=status)
+
+
+def masked(found: Solution, keep: Tensor) -> Solution:
+    """The solution of a problem in which the factors of some batch elements do not count.
+
+    Dense priors are kept: they are constants and get no derivatives.
+    """
+    groups: dict[str, Group] = {}
+    for name, group in found.assembly.problem.items():
+        if isinstance(group, FactorGroup):
+            live = keep[:, None].to(torch.float64).expand(-1, group.count)
+            groups[name] = replace(group, mask=live if group.mask is None else live * group.mask)
+    problem = found.assembly.problem.replace(**groups)
+    return replace(found, assembly=replace(found.assembly, problem=problem))
 
 
 def attached(found: Solution, values: Values) -> Solution:

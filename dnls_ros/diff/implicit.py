@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -41,35 +42,52 @@ class Implicit:
         iterations: Limit for each of refinement, conjugate gradients and MINRES.
         warn_beyond: Distance from the minimum, √(gᵀH⁻¹g) in standard deviations, from which on a
             `DnlsWarning` says that the derivative is not that of a minimum.
+        checked: Look at the numbers to warn and to raise errors; None: on the CPU only, since the
+            host would have to wait for another device. Unchecked, there is no warning, and an
+            element without information has derivatives of NaN where it would be an error. With
+            ``"gauss_newton"`` nothing then waits from problem to gradient; ``"exact"`` waits
+            once per iteration of its adjoint, to see whether all elements have converged.
     """
 
     hessian: Literal["exact", "gauss_newton"] = "exact"
     tolerance: float = 1e-10
     iterations: int = 200
     warn_beyond: float = 1e-2
+    checked: bool | None = None
 
     def __call__(self, problem: Problem, initial: Values, minimizer: Minimizer) -> Solution:
         """Minimizes without a graph, then attaches the implicit derivative."""
         found = without_graph(problem, initial, minimizer, "Implicit")
         if not (torch.is_grad_enabled() and requires_grad(problem)):
             return found
-        return stepped(found, self._step)
+        checked = found.cost.device.type == "cpu" if self.checked is None else self.checked
+        return stepped(found, partial(self._step, checked=checked), asked=checked)
 
-    def _step(self, found: Solution, which: Tensor) -> Tensor:
+    def _step(self, found: Solution, which: Tensor, checked: bool) -> Tensor:
         """A step (B, n) of zero that carries the derivative."""
-        gradient = found.assembly.problem.gradient(found.values)
-        adjoint = _Adjoint(self, found, found.factorization())
-        adjoint.warn_away_from_optimum(gradient.detach(), which)
+        assembly = found.assembly
+        gradient = assembly.problem.gradient(found.values, assembly.structure)
+        adjoint = _Adjoint(self, found, found.factorization(), None if checked else which)
+        if checked:
+            adjoint.warn_away_from_optimum(gradient.detach(), which)
         return cast(Tensor, _NewtonStep.apply(gradient, adjoint))
 
 
 @dataclass(frozen=True, eq=False)
 class _Adjoint:
-    """Solves H u = v at a solution, with its Gauss–Newton factor at hand."""
+    """Solves H u = v at a solution, with its Gauss–Newton factor at hand.
+
+    Attributes:
+        policy: How.
+        found: The solution.
+        factor: Of its Gauss–Newton Hessian.
+        unchecked: None, or (B,) the elements of a finite cost, of which nothing is asked.
+    """
 
     policy: Implicit
     found: Solution
     factor: Factorization
+    unchecked: Tensor | None = None
 
     def warn_away_from_optimum(self, gradient: Tensor, good: Tensor) -> None:
         """Says so if a Newton step would still move the solution by more than rounding of it.
@@ -102,6 +120,11 @@ class _Adjoint:
         """
         factor = self.factor
         singular = ~factor.ok & (v != 0).any(1)  # v = 0: nobody asks for that element's gradient
+        if self.unchecked is not None:
+            lost = (singular & self.unchecked)[:, None]
+            return self._solved(
+                v.masked_fill(~(self.unchecked & factor.ok)[:, None], 0.0)
+            ).masked_fill(lost, torch.nan)
         if bool(singular.any()):
             bad = singular.nonzero().flatten()[:3].tolist()
             free = "; ".join(str(d) for d in self.found.unobservable(bad[0])[:3])
@@ -111,6 +134,10 @@ class _Adjoint:
                 f"{free or 'a direction that is lost in rounding'}; anchor the free directions "
                 "with a prior"
             )
+        return self._solved(v)
+
+    def _solved(self, v: Tensor) -> Tensor:
+        factor = self.factor
 
         def gauss_newton(vector: Tensor) -> Tensor:
             return factor.solve(vector).masked_fill(~factor.ok[:, None], 0.0)
@@ -147,7 +174,8 @@ class _Adjoint:
         with torch.enable_grad():
             delta = zero_step(values).requires_grad_()
             problem = detached(self.found.assembly.problem)
-            objective = problem.objective(values.retract(delta)).sum()
+            structure = self.found.assembly.structure
+            objective = problem.objective(values.retract(delta), structure).sum()
             (gradient,) = torch.autograd.grad(objective, delta, create_graph=True)
 
         def multiply(vector: Tensor) -> Tensor:

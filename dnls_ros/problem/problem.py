@@ -106,16 +106,21 @@ class Problem(Mapping[str, Group]):
             for ref in group.refs:
                 values.slots(ref)
 
-    def objective(self, values: Values) -> Tensor:
-        """S(x), (B,); differentiable in the values and in every leaf of the problem."""
+    def objective(self, values: Values, structure: Structure | None = None) -> Tensor:
+        """S(x), (B,); differentiable in the values and in every leaf of the problem.
+
+        With its ``structure`` the variables need not be looked up.
+        """
+        if structure is not None:
+            return cost_of(self, values, structure)
         return _sum([group.objective(values) for group in self.values()])
 
-    def gradient(self, values: Values) -> Tensor:
+    def gradient(self, values: Values, structure: Structure | None = None) -> Tensor:
         """∂S(x ⊞ δ)/∂δ at δ = 0, (B, n); differentiable in every leaf of problem and values."""
         recorded = requires_grad(self) or requires_grad(values)
         with torch.enable_grad():
             delta = zero_step(values).requires_grad_()
-            total = self.objective(values.retract(delta)).sum()
+            total = self.objective(values.retract(delta), structure).sum()
             (gradient,) = torch.autograd.grad(total, delta, create_graph=recorded)
         return gradient
 
