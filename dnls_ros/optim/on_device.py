@@ -188,9 +188,10 @@ def loop_on_device(
 
 
 def _placed(assembly: Assembly, values: Values) -> Assembly:
-    """The same with all tensors of the problem on the values' device.
+    """The same with all tensors of the problem on the values' device, and in torch.
 
     Noise and losses may be elsewhere, and would be copied there in every iteration.
     """
     device = pytree.tree_leaves(values)[0].device
-    return replace(assembly, problem=pytree.tree_map(lambda t: t.to(device), assembly.problem))
+    problem = pytree.tree_map(lambda t: t.to(device), assembly.problem)
+    return replace(assembly, problem=problem, kernels=False)
