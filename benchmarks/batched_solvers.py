@@ -14,6 +14,8 @@ Theseus (Pineda et al., NeurIPS 2022) published 2.25 s for 128 × 256 poses and 
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import time
 from dataclasses import dataclass

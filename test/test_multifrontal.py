@@ -1,5 +1,7 @@
 """Fronts, levels and index maps of the multifrontal solver; its laws are in `test_linear`."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -257,3 +259,54 @@ def test_the_watch_lets_masked_arithmetic_pass() -> None:
     with Watched():
         factor, info = torch.linalg.cholesky_ex(matrix @ matrix.mT)
         torch.where(info == 0, factor, torch.nan)
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    """A CUDA device on which asking is an error."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    yield torch.device("cuda", 0)
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gpu_gives_what_the_cpu_gives_the_same_every_time_and_is_not_asked(
+    gpu: torch.device, dtype: torch.dtype
+) -> None:
+    pattern = patterned(343, cube(7), 6)
+    symbolic = Multifrontal().analyze(pattern)
+    values, rhs = matrices(pattern, 3), vectors(3, pattern.n, 2)
+    values[1, pattern.diagonal[5]] = -1.0
+    there, wanted = values.to(gpu, dtype), rhs.to(gpu, dtype)
+    symbolic.factorize(there).solve(wanted)  # index maps are moved, libraries set up
+    torch.cuda.set_sync_debug_mode("error")
+    factorization = symbolic.factorize(there)
+    x, again = factorization.solve(wanted), symbolic.factorize(there).solve(wanted)
+    diagonal = factorization.diagonal()
+    torch.cuda.set_sync_debug_mode("default")
+    assert factorization.ok.tolist() == [True, False, True]
+    assert torch.equal(x.nan_to_num(7.0), again.nan_to_num(7.0))
+    here = symbolic.factorize(values)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    for got, expected in ((x, here.solve(rhs)), (diagonal, here.diagonal())):
+        torch.testing.assert_close(
+            got.cpu().double(), expected, rtol=tolerance, atol=tolerance, equal_nan=True
+        )
+
+
+@pytest.mark.gpu
+def test_tf32_stays_out_of_float32(gpu: torch.device) -> None:
+    pattern = patterned(343, cube(7), 6)
+    symbolic = Multifrontal().analyze(pattern)
+    values, rhs = matrices(pattern, 2).float(), vectors(2, pattern.n).float()
+    expected = symbolic.factorize(values.double()).solve(rhs.double())
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        x = symbolic.factorize(values.to(gpu)).solve(rhs.to(gpu))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.cpu().double(), expected, rtol=1e-6, atol=1e-7)

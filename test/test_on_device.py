@@ -1,6 +1,6 @@
 """The loop for devices ends like the loop on the host, asks nothing, and can be replayed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -561,3 +561,72 @@ def test_float32_stays_float32() -> None:
     assert x.tensor.dtype == torch.float32
     assert found.cost.dtype == torch.float32
     assert pose.name in found.values
+
+
+# A device that is there
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    yield torch.device("cuda", 0)
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def moved(tree: Any, device: torch.device) -> Any:
+    return pytree.tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, tree)
+
+
+def assert_close_on(found: Solution, expected: Solution) -> None:
+    """Sums over factors are made in another order there."""
+    assert found.status == expected.status
+    torch.testing.assert_close(found.cost.cpu(), expected.cost, rtol=1e-9, atol=1e-12)
+    x, y = (pytree.tree_leaves(s.values)[0].cpu() for s in (found, expected))
+    torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loop", [None, OnDevice(5), OnDevice(graph=True)], ids=str)
+@pytest.mark.parametrize("method", [GaussNewton(), LevenbergMarquardt(), Dogleg()], ids=str)
+def test_a_gpu_ends_like_the_cpu(
+    gpu: torch.device, method: Method[Any], loop: OnDevice | None
+) -> None:
+    cache = StructureCache()
+    for seed in range(2):
+        problem, initial = world(4, seed=seed)
+        there, start = moved((problem, initial), gpu)
+        found = minimize(there.cached(cache), start, method, FRONTS, loop=loop)
+        assert_close_on(found, hosted(problem, initial, method, FRONTS))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("solver", SOLVERS, ids=named)
+def test_a_gpu_is_not_asked_within_an_iteration(gpu: torch.device, solver: LinearSolver) -> None:
+    problem, initial = moved(world(3), gpu)
+    initial = with_full_batch(problem, initial)
+    assembly = Assembly(problem, problem.structure(initial))
+    with torch.inference_mode():
+        body = Body(LevenbergMarquardt(), assembly.symbolic(solver), Tolerances())
+        carry = body(assembly, body.start(assembly, initial))
+        torch.cuda.set_sync_debug_mode("error")
+        carry = body(assembly, body(assembly, carry))
+        torch.cuda.set_sync_debug_mode("default")
+    assert (carry.progress.cost < carry.line.cost.new_tensor(1e9)).all()
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_not_asked_for_derivatives(gpu: torch.device) -> None:
+    problem, initial = world(3)
+    problem = with_gradients(problem)
+    found = minimize(problem, initial, LevenbergMarquardt(), FRONTS, TIGHT)
+    expected = differentiated(Implicit("gauss_newton"), found, problem)
+    there, start = moved((problem, initial), gpu)
+    there = pytree.tree_map(lambda t: t.detach().requires_grad_(t.requires_grad), there)
+    away_found = minimize(there, start, LevenbergMarquardt(), FRONTS, TIGHT)
+    differentiated(Implicit("gauss_newton"), away_found, there)
+    torch.cuda.set_sync_debug_mode("error")
+    gradients = differentiated(Implicit("gauss_newton"), away_found, there)
+    torch.cuda.set_sync_debug_mode("default")
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-7, atol=1e-7)
