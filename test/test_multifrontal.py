@@ -13,9 +13,9 @@ from torch import Tensor
 from dnls_ros.linear import Cholmod, Dense, Multifrontal, solve
 from dnls_ros.linear.dense import DenseSymbolic
 from dnls_ros.linear.dissection import Tree, dissect
-from dnls_ros.linear.extend_add import Layout, Several, Sources
 from dnls_ros.linear.multifrontal import MultifrontalSymbolic
 from dnls_ros.problem.structure import Pattern
+from dnls_ros.problem.sums import Layout, Several, Sources
 from dnls_ros.problem.variables import Block
 
 Edges = list[tuple[int, int]]

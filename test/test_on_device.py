@@ -52,6 +52,7 @@ from dnls_ros.problem import (
     Values,
     Variables,
 )
+from dnls_ros.problem.normal import added, gathered
 
 F64 = torch.float64
 FRONTS = Multifrontal(dense_below=0, leaf=6, relax=0)
@@ -234,12 +235,15 @@ def cube(batch: int, count: int = 27) -> tuple[Problem, Values]:
 
 def away(structure: Structure) -> Structure:
     """The structure with its positions on a device that is not there."""
+    for what in ("gradient", "hessian"):
+        structure.sources(what, torch.device("cpu"))
+    known = {key: structure.symbolic["sources", key] for key in ("gradient", "hessian")}
     return replace(
         structure,
         slots={n: tuple(map(on_a_device, at)) for n, at in structure.slots.items()},
         gradient_positions=on_a_device(structure.gradient_positions),
         hessian_positions=on_a_device(structure.hessian_positions),
-        symbolic={},
+        symbolic={("sources", key): value for key, value in known.items()},
     )
 
 
@@ -259,6 +263,19 @@ def test_an_iteration_asks_the_device_nothing(case: str, solver: LinearSolver) -
                 carry = body(assembly, carry)
         assert watched.operations > 50
         assert {t.device.type for t in tensors_of(carry)} == {"meta"}
+
+
+@pytest.mark.parametrize("case", [*CASES, "cube"])
+def test_sums_by_gathering_are_those_by_adding(case: str) -> None:
+    problem, initial = cube(2) if case == "cube" else CASES[case]()
+    structure = problem.structure(initial)
+    for what in ("gradient", "hessian"):
+        count = len(structure.positions(what))
+        parts = [normal(2, count // 3, seed=1), normal(2, count - count // 3, seed=2)]
+        expected = added(torch.cat(parts, 1), structure, what)
+        found = gathered(parts, structure, what)
+        assert found.shape == (2, structure.size(what))
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
 
 
 # Purity and replay

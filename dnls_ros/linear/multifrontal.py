@@ -1,7 +1,7 @@
 """Batched supernodal multifrontal Cholesky in torch: the solver of batches on a GPU.
 
 Once per pattern, on the host: nested dissection (`dissection`), fronts in buckets (`fronts`), and
-where each of their numbers comes from (`extend_add`). Once per factorization: per bucket a few
+where each of their numbers comes from (`schedule`). Once per factorization: per bucket a few
 gathers, one batched Cholesky, one triangular solve and one product, with L Lᵀ of the pivots,
 X = L⁻¹C of what couples them to the boundary, and the update U − XᵀX that the parent gathers. Once
 per solve: the same up the tree for L⁻¹b and down for L⁻ᵀ.
@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from dnls_ros.linear.dense import Dense
-from dnls_ros.linear.extend_add import taken
 from dnls_ros.linear.fronts import Fronts, flops
 from dnls_ros.linear.schedule import Bucket, Schedule
 from dnls_ros.linear.solver import Symbolic, as_columns, check_rhs, check_values
 from dnls_ros.problem.structure import Pattern
+from dnls_ros.problem.sums import taken
 
 
 @dataclass(frozen=True)

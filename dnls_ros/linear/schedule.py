@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnls_ros.linear.extend_add import Layout, Sources
 from dnls_ros.linear.fronts import Fronts
 from dnls_ros.problem.structure import Ints, Pattern
+from dnls_ros.problem.sums import Layout, Sources
 
 Terms = list[tuple[Ints, Ints]]
 """Entries of a bucket's array, and the places of what is added to them."""

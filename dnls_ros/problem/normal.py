@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dnls_ros.problem.agreement import explained
 from dnls_ros.problem.factors import Group
-from dnls_ros.problem.structure import Structure
+from dnls_ros.problem.structure import Structure, Target
 from dnls_ros.problem.variables import Values
 
 
@@ -66,20 +66,34 @@ def normal_equations(
     }
     costs = {name: p.cost for name, p in products.items()}
     batch = max([values.batch, *(c.shape[0] for c in costs.values())])
-    hessian = _add_up(
-        [p.hessian for p in products.values()],
-        structure.hessian_positions,
-        structure.pattern.nnz + 1,
-        batch,
-    )
-    gradient = _add_up(
-        [p.gradient for p in products.values()], structure.gradient_positions, structure.n, batch
-    )
+    hessian = _add_up([p.hessian for p in products.values()], structure, "hessian", batch)
+    gradient = _add_up([p.gradient for p in products.values()], structure, "gradient", batch)
     total = torch.stack([c.expand(batch) for c in costs.values()]).sum(0)
-    return NormalEquations(hessian[:, :-1], gradient, total, costs)
+    return NormalEquations(hessian, gradient, total, costs)
 
 
-def _add_up(parts: Sequence[Tensor], positions: Tensor, size: int, batch: int) -> Tensor:
-    """The parts, side by side, added into zeros (B, size) at ``positions``."""
-    flat = torch.cat([part.flatten(1).expand(batch, -1) for part in parts], 1)
-    return flat.new_zeros(batch, size).scatter_add(1, positions.expand(batch, -1), flat)
+def _add_up(parts: Sequence[Tensor], structure: Structure, what: Target, batch: int) -> Tensor:
+    """The parts, side by side, added up where the structure says, (B, size).
+
+    On the CPU they are taken in order; elsewhere that takes gathering, unless autograd records.
+    """
+    flat = [part.flatten(1).expand(batch, -1) for part in parts]
+    if flat[0].device.type == "cpu" or torch.is_grad_enabled():
+        return added(torch.cat(flat, 1), structure, what)
+    return gathered(flat, structure, what)
+
+
+def added(flat: Tensor, structure: Structure, what: Target) -> Tensor:
+    """By adding each entry of (B, m) to its place; differentiable."""
+    size, positions = structure.size(what), structure.positions(what)
+    # One more place: a bin for what does not count.
+    total = flat.new_zeros(len(flat), size + 1).scatter_add(1, positions.expand_as(flat), flat)
+    return total[:, :size]
+
+
+def gathered(flat: Sequence[Tensor], structure: Structure, what: Target) -> Tensor:
+    """By gathering the terms of each sum: the same every time on every device."""
+    sources, length = structure.sources(what, flat[0].device)
+    room = length - sum(part.shape[1] for part in flat)
+    buffer = torch.cat([*flat, flat[0].new_zeros(len(flat[0]), room)], 1)
+    return sources.gather(buffer)

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.problem.factors import Group
+from dnls_ros.problem.sums import Ints, Sources
 from dnls_ros.problem.variables import Block, Values
 
-Ints = NDArray[np.int64]
+Target = Literal["gradient", "hessian"]
 
 LARGEST_TABLE = 1_000_000
 """Entries of a matrix up to which a table of them is faster than sorting; windows have fewer."""
@@ -138,6 +138,27 @@ class Structure:
     def n(self) -> int:
         """Dimension of the tangent vector."""
         return self.pattern.n
+
+    def positions(self, what: Target) -> Tensor:
+        """Where products are added; beyond `size` they do not count."""
+        return self.gradient_positions if what == "gradient" else self.hessian_positions
+
+    def size(self, what: Target) -> int:
+        """How many sums there are: n, or nnz."""
+        return self.n if what == "gradient" else self.pattern.nnz
+
+    def sources(self, what: Target, device: torch.device) -> tuple[Sources, int]:
+        """What is added up in each place, and the length of the buffer for it; it is kept."""
+        placed = self.symbolic.get(("sources", what, device))
+        if placed is None:
+            with torch.inference_mode(False):
+                host = self.symbolic.get(("sources", what))
+                if host is None:
+                    positions = self.positions(what).cpu().numpy()
+                    host = self.symbolic["sources", what] = Sources.of(positions, self.size(what))
+                sources, length = cast(tuple[Sources, int], host)
+                placed = self.symbolic["sources", what, device] = sources.to(device), length
+        return cast(tuple[Sources, int], placed)
 
     def part(self, groups: Mapping[str, Group], names: Collection[str]) -> Structure:
         """The structure of some of the groups on the pattern of all; it is kept."""

@@ -1,9 +1,8 @@
-"""Where the numbers of fronts come from: sums of entries of one buffer, by gathering only.
+"""Sums of entries of a buffer, by gathering only: the same every time, on every device.
 
-An entry of a front is a sum of entries of the matrix and of its children's updates, and all of
-these lie in one buffer. So nothing is ever added to a place that others add to as well: each sum
-is read by itself, in the same order every time, on every device. That takes no atomic operation
-and no question to the host.
+What is added up lies in one buffer, and each sum is read by itself, in a fixed order. So nothing
+is added to a place that others add to as well, which on a GPU takes atomic operations whose order
+differs from run to run. Where the entries lie is found once per structure, on the host.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dnls_ros.problem.structure import Ints
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Several:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Where the entries of a batch of fronts come from.
+    """Where the entries of an array come from.
 
     Attributes:
         first: (m,) the place in the buffer of each entry: what it is, or its sum.
@@ -48,6 +48,20 @@ class Sources:
 
     first: Tensor
     several: tuple[Several, ...]
+
+    @classmethod
+    def of(cls, positions: Ints, size: int) -> tuple[Sources, int]:
+        """Of the sums of a buffer's first entries, each added at its position among ``size``.
+
+        What lies at positions from ``size`` on does not count.
+
+        Returns:
+            The sources, and how long the buffer is: the entries, a zero, and the sums.
+        """
+        counted = np.flatnonzero(positions < size)
+        layout = Layout(zero=len(positions), size=len(positions) + 1)
+        found = layout.sources([(positions[counted], counted)], np.full(size, layout.zero))
+        return found, layout.size
 
     def to(self, device: torch.device) -> Sources:
         """The same on a device."""
