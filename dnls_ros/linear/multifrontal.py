@@ -102,16 +102,13 @@ class MultifrontalSymbolic:
         buffer[:, :nnz] = values.detach()
         buffer[:, nnz].fill_(0.0)
         buffer[:, nnz + 1].fill_(1.0)
-        ok = torch.ones(batch, dtype=torch.bool, device=values.device)
-        factors: list[Tensor] = []
-        halves: list[Tensor | None] = []
-        for bucket in schedule.buckets:
-            factor, half, good = _eliminated(bucket, buffer)
-            factors.append(factor)
-            halves.append(half)
-            ok = ok & good
+        done = [_eliminated(bucket, buffer) for bucket in schedule.buckets]
+        factors, halves, infos = zip(*done, strict=True)
+        diagonal = torch.cat([_diagonal(factor) for factor in factors], 1)
+        # Whatever is not finite in a row of a front ends up in that row's diagonal entry.
+        ok = (torch.cat(infos, 1) == 0).all(1) & diagonal.isfinite().all(1)
         return MultifrontalFactorization(
-            self.pattern, self.fronts, schedule, tuple(factors), tuple(halves), ok, values.dtype
+            self.pattern, self.fronts, schedule, factors, halves, diagonal, ok, values.dtype
         )
 
 
@@ -121,16 +118,18 @@ def _working(values: Tensor) -> torch.dtype:
     return torch.float64 if reduced and values.dtype == torch.float32 else values.dtype
 
 
+def _diagonal(factor: Tensor) -> Tensor:
+    """(B, F · P) of factors (B, F, P, P)."""
+    return factor.diagonal(dim1=2, dim2=3).flatten(1)
+
+
 def _eliminated(bucket: Bucket, buffer: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The factors of a bucket and whether they exist; updates go into the buffer."""
+    """A bucket's factors, and zeros (B, F) where they exist; updates go into the buffer."""
     batch, (count, p, q) = len(buffer), bucket.shape
     pivots = bucket.pivots.gather(buffer).view(batch, count, p, p)
     factor, info = torch.linalg.cholesky_ex(pivots)
-    # Whatever is not finite in a row of a front ends up in that row's diagonal entry.
-    finite = factor.diagonal(dim1=2, dim2=3).isfinite().all(2)
-    good = ((info == 0) & finite).all(1)
     if not q:
-        return factor, None, good
+        return factor, None, info
     coupling = bucket.coupling.gather(buffer).view(batch, count, p, q)
     half = torch.linalg.solve_triangular(factor, coupling, upper=False)
     update = half.mT @ half
@@ -139,18 +138,19 @@ def _eliminated(bucket: Bucket, buffer: Tensor) -> tuple[Tensor, Tensor | None, 
     else:
         update = bucket.corner.gather(buffer).view(batch, count, q, q).sub_(update)
     buffer[:, bucket.update : bucket.update + count * q * q] = update.flatten(1)
-    return factor, half, good
+    return factor, half, info
 
 
 @dataclass(frozen=True, eq=False)
 class MultifrontalFactorization:
-    """Per bucket the factors L (B, F, P, P) and X = L⁻¹C (B, F, P, Q)."""
+    """Per bucket the factors L (B, F, P, P) and X = L⁻¹C (B, F, P, Q); L's whole diagonal."""
 
     pattern: Pattern
     fronts: Fronts
     schedule: Schedule
     factors: tuple[Tensor, ...]
     halves: tuple[Tensor | None, ...]
+    padded_diagonal: Tensor
     ok: Tensor
     dtype: torch.dtype
 
@@ -203,6 +203,5 @@ class MultifrontalFactorization:
 
     def diagonal(self) -> Tensor:
         """(B, n) diagonal of L, in the order of the matrix."""
-        parts = [factor.diagonal(dim1=2, dim2=3).flatten(1) for factor in self.factors]
-        diagonal = taken(torch.cat(parts, 1), self.schedule.place).to(self.dtype)
+        diagonal = taken(self.padded_diagonal, self.schedule.place).to(self.dtype)
         return diagonal.masked_fill(~self.ok[:, None], torch.nan)

@@ -29,7 +29,8 @@ class Bucket:
 
     Attributes:
         shape: (F, P, Q).
-        pivots: Of (F, P, P), lower triangles; padding is the identity.
+        pivots: Of (F, P, P), lower triangles; padding is the identity. To be gathered before
+            ``coupling`` and ``corner``, as ``rhs_pivots`` before ``rhs_boundary``.
         coupling: Of (F, P, Q), the pivots' rows of the upper triangle.
         corner: Of (F, Q, Q), lower triangles: what children add; None if there are none.
         update: Where in the buffer (F, Q, Q) is put for the parents.
@@ -143,6 +144,7 @@ class _Builder:
 
     def _bucket(self, index: int, start: int) -> Bucket:
         group, (count, p, q) = self.groups[index], self.shapes[index]
+        sizes = count * p * p, count * p * q, count * q * q
         pivots, coupling, corner = Terms(), Terms(), Terms()
         blank = np.full((count, p, p), self.matrix.zero)
         for slot, front in enumerate(group.tolist()):
@@ -157,12 +159,15 @@ class _Builder:
         slots = np.arange(count)
         self.update[group] = update + slots * q * q
         self.rest[group], self.width[group] = rest + slots * q, q
+        terms = [*pivots, *_shifted(coupling, sizes[0]), *_shifted(corner, sizes[0] + sizes[1])]
+        fill = np.concatenate([blank.ravel(), np.full(sizes[1] + sizes[2], self.matrix.zero)])
+        of_pivots, of_coupling, of_corner = self.matrix.sources(terms, fill).split(*sizes)
         rhs_pivots, rhs_boundary = self._of_vectors(index)
         return Bucket(
             (count, p, q),
-            self.matrix.sources(pivots, blank.ravel()),
-            self.matrix.sources(coupling, self._zeros(self.matrix, count * p * q)),
-            self.matrix.sources(corner, self._zeros(self.matrix, count * q * q)) if adds else None,
+            of_pivots,
+            of_coupling,
+            of_corner if adds else None,
             update,
             rhs_pivots,
             rhs_boundary,
@@ -173,9 +178,6 @@ class _Builder:
 
     def _pivots(self, front: int) -> int:
         return int(self.fronts.starts[front + 1] - self.fronts.starts[front])
-
-    def _zeros(self, layout: Layout, size: int) -> Ints:
-        return np.full(size, layout.zero)
 
     def _terms(self, front: int, slot: int, p: int, q: int) -> tuple[Terms, Terms, Terms]:
         """What is added to one front's pivots, coupling and corner."""
@@ -221,10 +223,10 @@ class _Builder:
                 inside = at < len(own)
                 pivots.append((slot * p + at[inside], source[inside]))
                 boundary.append((slot * q + at[~inside] - len(own), source[~inside]))
-        return (
-            self.vector.sources(pivots, self._zeros(self.vector, count * p)),
-            self.vector.sources(boundary, self._zeros(self.vector, count * q)),
-        )
+        terms = [*pivots, *_shifted(boundary, count * p)]
+        fill = np.full(count * (p + q), self.vector.zero)
+        of_pivots, of_boundary = self.vector.sources(terms, fill).split(count * p, count * q)
+        return of_pivots, of_boundary
 
     def _boundary(self, index: int) -> Tensor:
         """(F · Q,) where a bucket's boundaries lie in the padded order."""
@@ -235,3 +237,8 @@ class _Builder:
             boundary = self.fronts.boundaries[front]
             at[slot, : len(boundary)] = self.padded_place[boundary]
         return torch.from_numpy(at.ravel())
+
+
+def _shifted(terms: Terms, by: int) -> Terms:
+    """The same of entries that lie behind others."""
+    return [(entries + by, places) for entries, places in terms]

@@ -67,11 +67,17 @@ class Sources:
         """The same on a device."""
         return Sources(self.first.to(device), tuple(s.to(device) for s in self.several))
 
+    def split(self, *sizes: int) -> tuple[Sources, ...]:
+        """The same in parts; what gathers the first one makes the sums for all."""
+        first, *rest = self.first.split(sizes)
+        return Sources(first, self.several), *(Sources(part, ()) for part in rest)
+
     def gather(self, buffer: Tensor) -> Tensor:
         """The entries (B, m, …) from a buffer (B, size, …), in which sums are put, too."""
         for several in self.several:
             terms = taken(buffer, several.sources).unflatten(1, (-1, several.count))
-            buffer[:, several.start : several.start + several.count] = terms.sum(1)
+            place = buffer[:, several.start : several.start + several.count]
+            torch.sum(terms, 1, out=place)
         return taken(buffer, self.first)
 
 
