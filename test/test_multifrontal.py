@@ -1,6 +1,7 @@
 """Fronts, levels and index maps of the multifrontal solver; its laws are in `test_linear`."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +10,17 @@ from linear_rig import matrices, pattern_of, vectors
 from scipy.sparse import coo_matrix
 from sync_rig import DeviceAskedError, Watched
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dnls_ros.linear import Cholmod, Dense, Multifrontal, solve
 from dnls_ros.linear.dense import DenseSymbolic
 from dnls_ros.linear.dissection import Tree, dissect
-from dnls_ros.linear.multifrontal import MultifrontalSymbolic
+from dnls_ros.linear.multifrontal import MultifrontalSymbolic, _working
 from dnls_ros.problem.structure import Pattern
 from dnls_ros.problem.sums import Layout, Several, Sources
 from dnls_ros.problem.variables import Block
 
+F64 = torch.float64
 Edges = list[tuple[int, int]]
 
 
@@ -262,6 +265,26 @@ def test_the_watch_lets_masked_arithmetic_pass() -> None:
 
 
 @pytest.fixture
+def products() -> Iterator[Any]:
+    """Torch's settings for products on CUDA devices, put back afterwards."""
+    settings: Any = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    yield settings
+    settings.fp32_precision = before
+
+
+def test_float32_is_factorized_in_float64_where_tf32_could_enter(products: Any) -> None:
+    with FakeTensorMode():
+        there = {d: torch.empty(1, 1, device="cuda", dtype=d) for d in (torch.float32, F64)}
+    here = torch.empty(1, 1)
+    for setting, expected in (("none", torch.float32), ("ieee", torch.float32), ("tf32", F64)):
+        products.fp32_precision = setting
+        assert _working(there[torch.float32]) == expected
+        assert _working(there[F64]) == F64
+        assert _working(here) == torch.float32
+
+
+@pytest.fixture
 def gpu() -> Iterator[torch.device]:
     """A CUDA device on which asking is an error."""
     if not torch.cuda.is_available():
@@ -297,16 +320,12 @@ def test_a_gpu_gives_what_the_cpu_gives_the_same_every_time_and_is_not_asked(
 
 
 @pytest.mark.gpu
-def test_tf32_stays_out_of_float32(gpu: torch.device) -> None:
+def test_tf32_stays_out_of_float32(gpu: torch.device, products: Any) -> None:
     pattern = patterned(343, cube(7), 6)
     symbolic = Multifrontal().analyze(pattern)
     values, rhs = matrices(pattern, 2).float(), vectors(2, pattern.n).float()
     expected = symbolic.factorize(values.double()).solve(rhs.double())
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("high")
-        x = symbolic.factorize(values.to(gpu)).solve(rhs.to(gpu))
-    finally:
-        torch.set_float32_matmul_precision(before)
+    products.fp32_precision = "tf32"
+    x = symbolic.factorize(values.to(gpu)).solve(rhs.to(gpu))
     assert x.dtype == torch.float32
     torch.testing.assert_close(x.cpu().double(), expected, rtol=1e-6, atol=1e-7)

@@ -114,8 +114,17 @@ class MultifrontalSymbolic:
 
 def _working(values: Tensor) -> torch.dtype:
     """What to factorize in."""
-    reduced = values.is_cuda and torch.get_float32_matmul_precision() != "highest"
-    return torch.float64 if reduced and values.dtype == torch.float32 else values.dtype
+    reduced = values.is_cuda and values.dtype == torch.float32 and _shortened()
+    return torch.float64 if reduced else values.dtype
+
+
+def _shortened() -> bool:
+    """Whether torch may use TF32 in products of float32 on a CUDA device."""
+    matmul = torch.backends.cuda.matmul
+    precision = getattr(matmul, "fp32_precision", None)
+    if precision is None:  # before torch 2.9
+        return bool(matmul.allow_tf32)
+    return precision not in ("none", "ieee")
 
 
 def _diagonal(factor: Tensor) -> Tensor:
