@@ -6,7 +6,9 @@ The graph is a walk through a cubic grid of SE(3) poses in which a fifth of the 
 are joined too; every batch element has its own measurements. "forward" is ten Levenberg–Marquardt
 iterations, "backward" the Gauss–Newton implicit derivative in all measurements. Structures and
 symbolic analyses are made once, before. Times are medians of interleaved rounds; compare them
-within one run only. On a CUDA device the loop is `OnDevice`, with and without a CUDA graph.
+within one run only. On a CUDA device the loop is `OnDevice`, with and without a CUDA graph; on the
+CPU the multifrontal solver runs in that loop too, as on a device, with linearizations in torch,
+while the others take what kernels there are.
 
 Theseus (Pineda et al., NeurIPS 2022) published 2.25 s for 128 × 256 poses and 57.67 s for
 256 × 2048 poses, forward and backward, on a V100.
