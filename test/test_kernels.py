@@ -170,6 +170,16 @@ def _between(s: Source, g: type[LieGroup]) -> FactorGroup:
     return between(pose[i], pose[i + 1], s.element(g, 1, COUNT - 1), noise=noise)
 
 
+def _held(end: int) -> Maker:
+    def make(s: Source, g: type[LieGroup]) -> FactorGroup:
+        pose, _, i, _ = _first(s, g)
+        there = s.element(g, 1, COUNT - 1)
+        ends = (there, pose[i]) if end == 0 else (pose[i], there)
+        return between(*ends, s.element(g, BATCH, COUNT - 1), noise=Isotropic(0.5))
+
+    return make
+
+
 def _random_walk(s: Source, g: type[LieGroup]) -> FactorGroup:
     pose, _, i, _ = _first(s, g)
     return random_walk(pose[i], pose[i + 1], noise=Isotropic(s.positive(BATCH, COUNT - 1)))
@@ -210,6 +220,8 @@ def _vectors(s: Source, g: type[LieGroup]) -> FactorGroup:
 MAKERS: dict[str, Maker] = {
     "prior": _prior,
     "between": _between,
+    "from a held pose": _held(0),
+    "to a held pose": _held(1),
     "random walk": _random_walk,
     "partial pose": _partial,
     "constant velocity": _constant_velocity,

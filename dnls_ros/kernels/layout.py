@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
     RANGE_BEARING,
     CORNERS,
     DENSE,
-) = range(13)
+    TO_HELD6,
+    TO_HELD_PLANE,
+) = range(15)
 """Kinds of groups."""
 
 VECTOR, PLANE_TURN, TURN, PLANE, SPACE = range(5)

@@ -84,12 +84,26 @@ def between6(x, i, j, z, k, r, J, T, jac):
 
 
 @leaf
+def to_held6(x, i, z, k, r, J, T, jac):
+    """Log(z⁻¹ x_i⁻¹ y) with y not optimized; the data are z and y."""
+    p, q = quotient(
+        vector_at(x, i), quaternion_at(x, i + 3), vector_at(z, k + 7), quaternion_at(z, k + 10)
+    )
+    v, w = log6(*quotient(vector_at(z, k), quaternion_at(z, k + 3), p, q))
+    write3(r, 0, v)
+    write3(r, 3, w)
+    if jac:
+        put_difference6(J, T, 0, -1, p, q, v, w)
+
+
+@leaf
 def put_difference6(J, T, i, j, p, q, v, w):
-    """J_j = J_r⁻¹(v, ω) and J_i = −J_j Ad((p, q)⁻¹), in the columns from i and j."""
+    """J_j = J_r⁻¹(v, ω) and J_i = −J_j Ad((p, q)⁻¹), in the columns from i and j (if j ≥ 0)."""
     A, B = inverse_jacobian6(v, w)
-    put(J, T, 0, j, 1.0, A)
-    put(J, T, 0, j + 3, 1.0, B)
-    put(J, T, 3, j + 3, 1.0, A)
+    if j >= 0:
+        put(J, T, 0, j, 1.0, A)
+        put(J, T, 0, j + 3, 1.0, B)
+        put(J, T, 3, j + 3, 1.0, A)
     back = transposed(rotation_matrix(q))
     moved = (
         -(back[0] * p[0] + back[1] * p[1] + back[2] * p[2]),
@@ -170,10 +184,21 @@ def between_plane(x, i, j, z, k, r, J, T, jac):
 
 
 @leaf
+def to_held_plane(x, i, z, k, r, J, T, jac):
+    """Log(z⁻¹ x_i⁻¹ y) with y not optimized; the data are z and y."""
+    d = quotient_plane(quaternion_at(x, i), quaternion_at(z, k + 4))
+    xi = log_plane(quotient_plane(quaternion_at(z, k), d))
+    write3(r, 0, xi)
+    if jac:
+        put_difference_plane(J, T, 0, -1, d, xi)
+
+
+@leaf
 def put_difference_plane(J, T, i, j, d, xi):
-    """J_j = J_r⁻¹(ξ) and J_i = −J_j Ad(d⁻¹), in the columns from i and j."""
+    """J_j = J_r⁻¹(ξ) and J_i = −J_j Ad(d⁻¹), in the columns from i and j (if j ≥ 0)."""
     A = inverse_jacobian_plane(xi)
-    put(J, T, 0, j, 1.0, A)
+    if j >= 0:
+        put(J, T, 0, j, 1.0, A)
     c, s = d[2], d[3]
     # d⁻¹ = (Rᵀ, −Rᵀ t), and Ad = [[R, (t_y, −t_x)ᵀ], [0, 1]] of that.
     u, v = -(c * d[0] + s * d[1]), s * d[0] - c * d[1]

@@ -53,6 +53,8 @@ from dnls_ros.kernels.layout import (
     REFS,
     SCALED,
     SLOT,
+    TO_HELD6,
+    TO_HELD_PLANE,
     WHITE,
     WIDTH,
 )
@@ -69,6 +71,8 @@ from dnls_ros.kernels.poses import (
     prior6,
     prior_plane,
     prior_vector,
+    to_held6,
+    to_held_plane,
 )
 from dnls_ros.kernels.vectors import SPARE, add_scaled, store, zeros
 
@@ -106,6 +110,10 @@ def residual(table, slots, data, x, f, element, r, J, jac):
     elif kind == CONSTANT_VELOCITY_PLANE:
         v_i, j, v_j = slots[at + 1], slots[at + 2], slots[at + 3]
         constant_velocity_plane(x, i, v_i, j, v_j, data[k], r, J, 12, jac)
+    elif kind == TO_HELD6:
+        to_held6(x, i, data, k, r, J, 6, jac)
+    elif kind == TO_HELD_PLANE:
+        to_held_plane(x, i, data, k, r, J, 3, jac)
     elif kind == PRIOR_VECTOR:
         prior_vector(x, i, T, data, k, r, J, T, jac)
     elif kind == BETWEEN_VECTOR:

@@ -152,6 +152,24 @@ def _pose_writer(space: str, plane: str, vector: str) -> Writer:
     return write
 
 
+def _write_between(group: FactorGroup, optimized: tuple[Element, ...]) -> Recipe | Refused:
+    """Both ends are optimized, or one is held: if it is the first, it is a prior on the other."""
+    from dnls_ros.kernels import layout
+
+    if len(optimized) == 2:
+        return _BETWEEN(group, optimized)
+    x, z = optimized[0], group.arguments[2]
+    held = group.arguments[1 - group.positions[0]]
+    if not isinstance(x, SE2 | SE3) or type(held) is not type(x) or type(z) is not type(x):
+        return _unsupported(group, optimized)
+    space, t = isinstance(x, SE3), x.tangent_dim
+    if group.positions == (1,):
+        kind = layout.PRIOR6 if space else layout.PRIOR_PLANE
+        return Recipe(kind, t, t, type(x).product(held.tensor, z.tensor), t)
+    kind = layout.TO_HELD6 if space else layout.TO_HELD_PLANE
+    return Recipe(kind, t, t, _side_by_side(z.tensor, held.tensor), t)
+
+
 def _write_random_walk(group: FactorGroup, optimized: tuple[Element, ...]) -> Recipe | Refused:
     """The difference to no motion."""
     from dnls_ros.kernels import layout
@@ -234,10 +252,11 @@ def _side_by_side(*parts: Tensor) -> Tensor:
     return torch.cat([part.expand(batch, count, part.shape[-1]) for part in parts], -1)
 
 
+_BETWEEN = _pose_writer("BETWEEN6", "BETWEEN_PLANE", "BETWEEN_VECTOR")
 _WRITERS: Mapping[Cost, tuple[tuple[tuple[int, ...], ...], Writer]] = {
     prior: (((0,),), _pose_writer("PRIOR6", "PRIOR_PLANE", "PRIOR_VECTOR")),
     velocity_prior: (((0,),), _pose_writer("PRIOR6", "PRIOR_PLANE", "PRIOR_VECTOR")),
-    between: (((0, 1),), _pose_writer("BETWEEN6", "BETWEEN_PLANE", "BETWEEN_VECTOR")),
+    between: (((0, 1), (0,), (1,)), _write_between),
     random_walk: (((0, 1),), _write_random_walk),
     constant_velocity: (((0, 1, 2, 3),), _write_constant_velocity),
     partial_pose: (((0,),), _write_partial),
