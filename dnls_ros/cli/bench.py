@@ -1,4 +1,4 @@
-"""``dnls bench``: a dumped window solved again: what it holds, how it ends, how long it takes."""
+"""``dnls bench``: a pose graph timed, also beside a peer; or a dumped window solved again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dnls_ros.cli.bench_graph import PEERS, Graph, alone, compare
 from dnls_ros.cli.common import (
     Exit,
     Subparsers,
@@ -18,15 +19,29 @@ from dnls_ros.cli.common import (
     print_table,
     threads,
 )
+from dnls_ros.errors import DnlsError
+from dnls_ros.io.pose_graph import INITIALIZATIONS
 from dnls_ros.optim import Solution
 from dnls_ros.runtime.dump import WindowDump, load_window
 
 
 def add_to(commands: Subparsers) -> None:
     """Adds the command."""
-    parser = add_command(commands, "bench", run, "Solves a dumped window again and times it.")
+    parser = add_command(commands, "bench", run, "Times a pose graph or a dumped window.")
+    parser.add_argument("file", type=Path, nargs="?", help="a pose graph, FILE.g2o")
     parser.add_argument(
-        "--window", type=Path, required=True, help="dump, .json or .npz (~/dump_window, recovery)"
+        "--window", type=Path, help="dump, .json or .npz (~/dump_window, recovery)"
+    )
+    parser.add_argument("--peer", help=f"minimize it with {' or '.join(PEERS)} too, interleaved")
+    parser.add_argument(
+        "--peer-python", default="", metavar="PYTHON", help="interpreter that has the peer"
+    )
+    parser.add_argument("--rounds", type=_count, default=5, metavar="N", help="default 5")
+    parser.add_argument(
+        "--init", choices=INITIALIZATIONS, default="file", help="first values of a pose graph"
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="which tier linearizes each group, and why"
     )
     parser.add_argument("--repeat", type=_count, default=5, metavar="N", help="solves (default 5)")
     parser.add_argument(
@@ -50,15 +65,33 @@ def _count(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Solves and prints; 1 if the window's solve does not converge."""
+    """Times and prints; 1 if a window's solve does not converge."""
     import torch
 
     torch.set_num_threads(options.threads)
+    if (options.file is None) == (options.window is None):
+        raise DnlsError("dnls bench takes a pose graph, FILE.g2o, or a dump, --window FILE")
+    if options.file is not None:
+        return _run_graph(options)
     dump = load_window(options.window, options.module)
     figures = _solve(dump, options.repeat)
     _print(dump, figures)
     print_json({"about": dict(dump.about), **figures}, options.json)
     return Exit.OK if figures["converged"] else Exit.BELOW_GATE
+
+
+def _run_graph(options: argparse.Namespace) -> int:
+    told = Graph.read(options.file, options.init).explain() if options.explain else {}
+    if options.peer:
+        python = options.peer_python
+        figures = compare(options.file, options.peer, python, options.rounds, options.init)
+    else:
+        figures = alone(options.file, options.rounds, options.init)
+    rows = [[key.replace("_", " "), str(value)] for key, value in figures.items()]
+    rows += [[f"tier of {name}", tier] for name, tier in told.items()]
+    print_table(["", ""], rows)
+    print_json({**figures, **({"tiers": told} if told else {})}, options.json)
+    return Exit.OK
 
 
 def _solve(dump: WindowDump, repeat: int) -> dict[str, Any]:

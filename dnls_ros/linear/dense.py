@@ -5,7 +5,7 @@ The reference for the other solvers, and the fastest for small matrices and for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,13 +31,22 @@ class DenseSymbolic:
 
     pattern: Pattern
     positions: Tensor
+    brought: dict[torch.device, Tensor] = field(
+        default_factory=dict[torch.device, Tensor], repr=False
+    )
+
+    def _at(self, device: torch.device) -> Tensor:
+        """The positions on a device, brought there once."""
+        if device not in self.brought:
+            self.brought[device] = self.positions.to(device)
+        return self.brought[device]
 
     def factorize(self, values: Tensor) -> DenseFactorization:
         """Batched L Lᵀ of values (B, nnz)."""
         check_values(values, self.pattern)
         values, n = values.detach(), self.pattern.n
         flat = values.new_zeros(len(values), n * n)
-        flat[:, self.positions.to(values.device)] = values  # the upper triangle is never read
+        flat.index_copy_(1, self._at(values.device), values)  # the upper triangle is never read
         factor, info = torch.linalg.cholesky_ex(flat.view(-1, n, n))
         # Whatever is not finite in a row of A or L ends up in that row's diagonal entry.
         ok = (info == 0) & factor.diagonal(dim1=1, dim2=2).isfinite().all(1)

@@ -43,19 +43,19 @@ class Eliminated:
     @classmethod
     def of(cls, partition: Partition, values: Tensor) -> Eliminated:
         """Factorizes E and halves the couplings, of values (B, nnz)."""
-        device = values.device
+        partition, device = partition.on(values.device), values.device
         padded = torch.nn.functional.pad(values, (0, 1))
         ok = torch.ones(len(values), dtype=torch.bool, device=device)
         classes: list[EliminatedClass] = []
-        for variables in (c.to(device) for c in partition.classes):
+        for variables in partition.classes:
             factor, info = torch.linalg.cholesky_ex(padded[:, variables.own_values])
             half = torch.linalg.solve_triangular(
                 factor, padded[:, variables.coupling], upper=False
             )
             ok &= (info == 0).all(1) & factor.flatten(1).isfinite().all(1)
             classes.append(EliminatedClass(variables, factor, half))
-        kept_values = values[:, partition.kept_values.to(device)]
-        return cls(tuple(classes), partition.kept.to(device), kept_values, ok)
+        kept_values = values[:, partition.kept_values]
+        return cls(tuple(classes), partition.kept, kept_values, ok)
 
     @property
     def nnz(self) -> int:

@@ -7,7 +7,7 @@ dense batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -59,6 +59,20 @@ class Partition:
     kept: Tensor
     kept_values: Tensor
     kept_pattern: Pattern
+    brought: dict[torch.device, Partition] = field(
+        default_factory=dict["torch.device", "Partition"], repr=False
+    )
+
+    def on(self, device: torch.device) -> Partition:
+        """The same positions on a device, brought there once."""
+        if device not in self.brought:
+            self.brought[device] = Partition(
+                tuple(c.to(device) for c in self.classes),
+                self.kept.to(device),
+                self.kept_values.to(device),
+                self.kept_pattern,
+            )
+        return self.brought[device]
 
     @classmethod
     def of(cls, pattern: Pattern, names: tuple[str, ...]) -> Partition:
