@@ -2,14 +2,14 @@
 #   make demo       simulate, replay, run the live node, write out/demo/report.html
 #   make test       the test suite (make test-all: the slow ones too)
 #   make check      format, lint, types
-#   make bench      times of one estimator step
+#   make bench      benchmarks beside the committed ones; DNLS_PEERS names a Python with GTSAM (bench-bless: replace)
 #   make examples   learning through solutions, alignment, planning: tables, and pictures in out/examples
 #   make docs       the documentation as a site in out/docs; warnings are errors
 #   make colcon     the same package built and tested by colcon in an environment of its own
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench examples docs colcon clean
+.PHONY: help setup demo test test-all check format bench bench-bless examples docs colcon clean
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -51,7 +51,10 @@ format: $(READY)
 	$(RUN) ruff check --fix .
 
 bench: $(READY)
-	PYTHONPATH=. $(VENV)/bin/python benchmarks/step_time.py
+	$(RUN) benchmarks.suite
+
+bench-bless: $(READY)
+	$(RUN) benchmarks.suite --bless
 
 examples: $(READY)
 	@for script in examples/*.py; do \

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -70,13 +69,28 @@ def kept_in() -> Path | None:
     return cache_folder()
 
 
-def remove_outdated(report: Callable[[Path], object] = lambda _: None) -> int:
-    """Removes what other versions have left beside; how many folders that were."""
+def remove_outdated(days: float = 30.0) -> int:
+    """Removes what other versions have left beside and not written to for so long.
+
+    Another version may be in use at the same time, from another environment.
+
+    Returns:
+        How many folders that were.
+    """
     folder = kept_in()
     if folder is None:
         return 0
-    old = [other for other in sorted(folder.parent.glob("kernels-*")) if other != folder]
+    latest = time.time() - 86400 * days
+    old = [
+        other
+        for other in sorted(folder.parent.glob("kernels-*"))
+        if other != folder and _written(other) < latest
+    ]
     for other in old:
-        report(other)
         shutil.rmtree(other, ignore_errors=True)
     return len(old)
+
+
+def _written(folder: Path) -> float:
+    """When a file of it was last written [s since the epoch]."""
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
