@@ -97,7 +97,7 @@ def block_structure(pattern: Pattern, ordering: Ordering = "auto") -> BlockStruc
     from dnls_ros.kernels.simd import padded
     from dnls_ros.kernels.symbolic import by_rows
 
-    _check(pattern)
+    check_pattern(pattern)
     b = block_size(pattern.blocks)
     p = padded(b)
     block, inside, count = _blocks_of(pattern, b)
@@ -124,7 +124,8 @@ def block_size(blocks: Sequence[Block]) -> int:
     return min(range(1, LARGEST + 1), key=cost)
 
 
-def _check(pattern: Pattern) -> None:
+def check_pattern(pattern: Pattern) -> None:
+    """Raises a `DnlsError` unless the pattern lies in the lower triangle of its matrix."""
     n, rows, columns = pattern.n, pattern.rows, pattern.columns
     inside = not len(rows) or (rows.max() < n and columns.min() >= 0 and (rows >= columns).all())
     if not inside:
