@@ -107,6 +107,7 @@ class PlatformDistribution(Distribution):
 
 setup(
     packages=find_packages(include=["dnls_ros", "dnls_ros.*"]),
+    package_data={"dnls_ros.linear": ["*.cu"]},
     data_files=[],
     cmdclass={"build_py": BuildWithMessages},
     distclass=PlatformDistribution,

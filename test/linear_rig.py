@@ -5,12 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from banded_rig import CompiledForCpu, cpp_compiler
 from torch import Tensor
 
 from dnls_ros.costs.bal import bal_reprojection
 from dnls_ros.costs.pose import between, prior
 from dnls_ros.lie import SE2, Euclidean
 from dnls_ros.linear import (
+    Banded,
     BlockCholesky,
     Cholmod,
     ConjugateGradients,
@@ -37,6 +39,7 @@ KINDS: dict[str, Callable[[str], LinearSolver]] = {
     "dense": lambda _: Dense(),
     "cholmod": lambda _: Cholmod(),
     "block": lambda _: BlockCholesky(),
+    "banded": lambda _: Banded(CompiledForCpu(threads=1)),
     "schur block": lambda gone: Schur(gone, BlockCholesky()),
     "schur dense": lambda gone: Schur(gone, Dense()),
     "schur cholmod": lambda gone: Schur(gone, Cholmod()),
@@ -64,11 +67,13 @@ DIRECT = [solver for solver in SOLVERS if "pcg" not in solver.name]
 
 
 def usable(solver: LinearSolver) -> LinearSolver:
-    """The solver, or the test is skipped: scikit-sparse is optional."""
+    """The solver, or the test is skipped: scikit-sparse, numba and a compiler are optional."""
     if "cholmod" in solver.name:
         pytest.importorskip("sksparse")
     if "block_cholesky" in solver.name:
         pytest.importorskip("numba")
+    if "banded" in solver.name:
+        cpp_compiler()
     return solver
 
 

@@ -53,6 +53,7 @@ ONLY_IN = {
     "dnls_ros.srv": {"ros"},
     "dnls_ros.action": {"ros"},
     "sksparse": {"linear"},
+    "cupy": {"linear"},
     "numba": {"kernels"},
     "llvmlite": {"kernels"},
     "urdf_parser_py": {"io"},
@@ -61,6 +62,7 @@ ONLY_IN = {
 # that exist for their sake and are themselves imported where they are used.
 OWN_MODULES = {
     "sksparse": {"linear/cholmod.py"},
+    "cupy": set(),
     "cv2": {"window/pnp.py", "window/reprojection.py"},
     "matplotlib": {"io/plots.py"},
     "urdf_parser_py": set(),
@@ -175,6 +177,20 @@ def test_importing_the_package_loads_neither_ros_nor_cholmod_nor_opencv() -> Non
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_wheels_carry_the_files_that_are_not_python() -> None:
+    """CMake installs whole folders; a wheel of the core alone has what setup.py names."""
+    call = ast.parse((ROOT / "setup.py").read_text()).body[-1]
+    (named,) = (k.value for k in call.value.keywords if k.arg == "package_data")  # type: ignore[attr-defined]
+    carried = {
+        path
+        for package, globs in ast.literal_eval(named).items()
+        for glob in globs
+        for path in (ROOT / package.replace(".", "/")).glob(glob)
+    }
+    ours = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".py"}
+    assert {path for path in ours if "__pycache__" not in path.parts} == carried
 
 
 def test_all_files_state_the_same_version() -> None:

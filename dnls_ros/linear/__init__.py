@@ -1,5 +1,6 @@
 """Solvers of symmetric positive definite systems, batched and differentiable (layer 3)."""
 
+from dnls_ros.linear.banded import Banded
 from dnls_ros.linear.block_cholesky import BlockCholesky, has_kernels
 from dnls_ros.linear.cholmod import Cholmod
 from dnls_ros.linear.choose import SOLVER_NAMES, choose_device, choose_solver
@@ -22,6 +23,7 @@ from dnls_ros.linear.solver import (
 
 __all__ = [
     "SOLVER_NAMES",
+    "Banded",
     "BlockCholesky",
     "Cholmod",
     "ConjugateGradients",
