@@ -354,7 +354,7 @@ def test_a_gpu_gives_what_the_cpu_gives_the_same_every_time(
     values, rhs = matrices(pattern, 70), vectors(70, pattern.n, 35)
     values[3, pattern.diagonal[7]] = -1.0
     values[5, 11] = torch.nan
-    symbolic = Banded().analyze(pattern)
+    symbolic = Banded(largest_front=192).analyze(pattern)
     stream = torch.cuda.Stream(gpu)
     stream.wait_stream(torch.cuda.current_stream(gpu))
     with torch.cuda.stream(stream):

@@ -3,8 +3,8 @@
 CuPy compiles the source by NVRTC for the device at hand, block size and type, and keeps what came
 out in its own folder. Torch's tensors are handed over by address, on torch's current stream:
 nothing is copied, and the host does not wait. Needs CuPy 14, by ``pip install dnls_ros[cuda12]``
-or ``[cuda13]``. Neither these launches nor the kernels have run on a device yet: the source is
-compiled for devices in tests, and run by a CPU's threads there.
+or ``[cuda13]``. Where there is no device, tests compile the source for one and run it by a CPU's
+threads.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Eliminated:
             )
             ok &= (info == 0).all(1) & factor.flatten(1).isfinite().all(1)
             classes.append(EliminatedClass(variables, factor, half))
-        kept_values = values[:, partition.kept_values]
+        kept_values = values.index_select(1, partition.kept_values)
         return cls(tuple(classes), partition.kept, kept_values, ok)
 
     @property

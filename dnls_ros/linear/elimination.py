@@ -111,6 +111,16 @@ class Fill:
     pattern: Pattern
     kept: Tensor
     classes: tuple[Tensor, ...]
+    brought: dict[torch.device, Fill] = field(
+        default_factory=dict["torch.device", "Fill"], repr=False
+    )
+
+    def on(self, device: torch.device) -> Fill:
+        """The same positions on a device, brought there once."""
+        if device not in self.brought:
+            classes = tuple(c.to(device) for c in self.classes)
+            self.brought[device] = Fill(self.pattern, self.kept.to(device), classes)
+        return self.brought[device]
 
     @classmethod
     def of(cls, partition: Partition) -> Fill:

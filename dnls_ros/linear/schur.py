@@ -83,9 +83,10 @@ class SchurSymbolic:
         check_values(values, self.pattern)
         eliminated = Eliminated.of(self.partition, values.detach())
         reduced = values.new_zeros(len(values), self.inner.pattern.nnz + 1)
-        reduced[:, self.fill.kept.to(values.device)] = eliminated.kept_values
-        for c, positions in zip(eliminated.classes, self.fill.classes, strict=True):
-            add(reduced, positions.to(values.device), (c.half.mT @ -c.half).flatten(1))
+        fill = self.fill.on(values.device)
+        reduced.index_copy_(1, fill.kept, eliminated.kept_values)
+        for c, positions in zip(eliminated.classes, fill.classes, strict=True):
+            add(reduced, positions, (c.half.mT @ -c.half).flatten(1))
         inner = self.inner.factorize(reduced[:, :-1])
         return SchurFactorization(self.pattern, eliminated, inner, eliminated.ok & inner.ok)
 
