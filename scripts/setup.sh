@@ -89,7 +89,6 @@ add_cholmod() {
         complain "scikit-sparse did not build (libsuitesparse-dev missing?): CHOLMOD is left out, its tests are skipped."
 }
 
-# From the checkout, as `make` runs it: the kernels of the installed copy would be others.
 compile_kernels() {
     say "kernels for this machine (a minute; kept for the user)"
     "$venv/bin/python" -m dnls_ros.cli warmup

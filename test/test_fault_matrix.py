@@ -149,7 +149,12 @@ def row(name: str, story: Story, back: float, after: int) -> str:
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+EVERY_OTHER = [
+    pytest.param(name, marks=pytest.mark.slow) if k % 2 else name for k, name in enumerate(CASES)
+]
+
+
+@pytest.mark.parametrize("name", EVERY_OTHER)
 def test_what_a_fault_does(name: str) -> None:
     case = CASES[name]
     parts = case.parts()

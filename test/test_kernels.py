@@ -486,7 +486,11 @@ def test_the_block_size_fits_the_variables(dims: list[tuple[int, int]], expected
     assert block_size(blocks) == expected
 
 
-@pytest.mark.parametrize("dim", range(1, 18))
+QUICK = (1, 3, 6, 9)
+SIZES = [d if d in QUICK else pytest.param(d, marks=pytest.mark.slow) for d in range(1, 18)]
+
+
+@pytest.mark.parametrize("dim", SIZES)  # each is compiled
 def test_factors_of_every_block_size(dim: int) -> None:
     source = Source(1.0, dim)
     n = 4 * dim

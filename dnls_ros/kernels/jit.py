@@ -2,9 +2,10 @@
 
 numba compiles a kernel when it is first called, which takes seconds, and loads it from its cache
 afterwards. numba notices that the file of a kernel has changed, but not that a kernel it calls
-from another file has, nor that the package was replaced by one of the same age. So the cache lies
-in a folder that is named by the text of all kernels together, and by numba's version. Without a
-folder that can be written kernels are compiled in every process, and that is all that changes.
+from another file has, nor that the package was replaced by one of the same age; and it keeps what
+it compiled by path. So the cache lies in a folder that is named by the text of all kernels
+together and by numba's version, whatever copy of the package they are in. Without a folder that
+can be written kernels are compiled in every process, and that is all that changes.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba import njit
-from numba.core import config
+from numba.core import caching
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_NAMES = vars(caching)  # the class lost its underscore in numba 0.62
+_LOCATOR: Any = _NAMES.get("UserProvidedCacheLocator") or _NAMES["_UserProvidedCacheLocator"]
 
 FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 """Freedom to reorder and fuse, but none to assume that NaN and infinity do not occur."""
@@ -45,13 +49,37 @@ def cache_folder() -> Path | None:
 
 
 def _fingerprint() -> str:
+    """Of numba's version, all kernels, and the modules whose constants are compiled into them."""
+    here = Path(__file__).parent
+    constants = [
+        here.parent / name for name in ("lie/series.py", "costs/camera.py", "costs/landmark.py")
+    ]
     text = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in [*sorted(here.rglob("*.py")), *constants]:
         text.update(path.read_bytes())
     return text.hexdigest()[:12]
 
 
-_SETTINGS: Any = config  # its names are made at run time
+class _Place(_LOCATOR):
+    """In `cache_folder`, whatever path a kernel's file has and however old it is."""
+
+    def get_cache_path(self) -> str:
+        return str(cache_folder())
+
+    def get_source_stamp(self) -> str:
+        return "named by the folder"
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> Any:
+        return None if cache_folder() is None else cls(py_func, py_file)
+
+
+class _Files(caching.CompileResultCacheImpl):
+    _locator_classes = (_Place,)
+
+
+class _Cache(caching.FunctionCache):
+    _impl_class = _Files
 
 
 def kernel(function: Function) -> Function:
@@ -76,21 +104,14 @@ def inlined(function: Function) -> Function:
 
 
 def _compiled(function: Function, counted: bool, copied: bool = False) -> Function:
-    folder = cache_folder()
-    compiled = njit(
+    compiled: Any = njit(
         nogil=True,
         fastmath=set(FASTMATH),
         error_model="numpy",
-        cache=False,
         boundscheck=False,
         _nrt=counted,
         forceinline=copied,
     )(function)
-    if folder is not None:
-        before = _SETTINGS.CACHE_DIR
-        _SETTINGS.CACHE_DIR = str(folder)  # read while a kernel is declared, by nobody later
-        try:
-            compiled.enable_caching()
-        finally:
-            _SETTINGS.CACHE_DIR = before
+    if cache_folder() is not None:
+        compiled._cache = _Cache(function)  # numba's own looks at paths and times of files
     return cast(Function, compiled)

@@ -38,7 +38,8 @@ class DenseSymbolic:
     def _at(self, device: torch.device) -> Tensor:
         """The positions on a device, brought there once."""
         if device not in self.brought:
-            self.brought[device] = self.positions.to(device)
+            with torch.inference_mode(False):  # else it could not be used outside of it
+                self.brought[device] = self.positions.to(device)
         return self.brought[device]
 
     def factorize(self, values: Tensor) -> DenseFactorization:

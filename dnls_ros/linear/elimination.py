@@ -66,12 +66,13 @@ class Partition:
     def on(self, device: torch.device) -> Partition:
         """The same positions on a device, brought there once."""
         if device not in self.brought:
-            self.brought[device] = Partition(
-                tuple(c.to(device) for c in self.classes),
-                self.kept.to(device),
-                self.kept_values.to(device),
-                self.kept_pattern,
-            )
+            with torch.inference_mode(False):  # else it could not be used outside of it
+                self.brought[device] = Partition(
+                    tuple(c.to(device) for c in self.classes),
+                    self.kept.to(device),
+                    self.kept_values.to(device),
+                    self.kept_pattern,
+                )
         return self.brought[device]
 
     @classmethod
@@ -118,8 +119,9 @@ class Fill:
     def on(self, device: torch.device) -> Fill:
         """The same positions on a device, brought there once."""
         if device not in self.brought:
-            classes = tuple(c.to(device) for c in self.classes)
-            self.brought[device] = Fill(self.pattern, self.kept.to(device), classes)
+            with torch.inference_mode(False):  # else it could not be used outside of it
+                classes = tuple(c.to(device) for c in self.classes)
+                self.brought[device] = Fill(self.pattern, self.kept.to(device), classes)
         return self.brought[device]
 
     @classmethod

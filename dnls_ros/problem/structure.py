@@ -165,7 +165,8 @@ class Structure:
         key = "part", tuple(names)
         known = self.symbolic.get(key)
         if not isinstance(known, Structure):
-            known = self.symbolic[key] = self._make_part(groups, names)
+            with torch.inference_mode(False):  # it may be kept for a later backward pass
+                known = self.symbolic[key] = self._make_part(groups, names)
         return known
 
     def _make_part(self, groups: Mapping[str, Group], names: Collection[str]) -> Structure:
