@@ -134,7 +134,7 @@ def batches(_: str) -> Iterator[Metric]:
                 "×",
                 promise=promise,
                 moonshot=moonshot,
-                note="backward by forward of 10 iterations",
+                note="what the derivative adds, its graph included, by a forward pass alone",
             )
     torch.set_num_threads(1)
 

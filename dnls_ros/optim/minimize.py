@@ -90,7 +90,8 @@ def minimize(
     watched = differentiable or callback is not None
     away = _away(initial, loop, watched or stop.seconds is not None)
     if loop is None and not watched and (stop.seconds is None or clock is CLOCK):
-        found = minimize_native(known, initial, method, linear, stop)
+        with torch.no_grad():  # nothing is to be recorded, whatever requires gradients
+            found = minimize_native(known, initial, method, linear, stop)
         if found is not None:
             return found
     if away is not None:
