@@ -30,6 +30,7 @@ from torch import Tensor
 from benchmarks.batched_solvers import make_cube
 from benchmarks.metrics import BASELINE, Metric, Run
 from benchmarks.step_time import planar_steps, spatial_steps
+from benchmarks.window_step import windows
 from dnls_ros.cli.bench_graph import Graph, alone, compare
 from dnls_ros.diff import Implicit, solve
 from dnls_ros.errors import DnlsError
@@ -213,6 +214,7 @@ SCENARIOS: dict[str, Scenario] = {
     "graphs": pose_graphs,
     "factorizations": factorizations,
     "batches": batches,
+    "windows": windows,
     "estimator": estimator,
     "processes": processes,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dnls_ros.kernels.jit import leaf
+from dnls_ros.kernels.jit import inlined, leaf
 from dnls_ros.kernels.layout import (
     COUNT,
     DATA,
@@ -44,6 +44,7 @@ from dnls_ros.kernels.lie import (
     quotient_plane,
     vector_at,
 )
+from dnls_ros.kernels.vectors import UNIT8, add_scaled, store, zeros
 
 
 @leaf
@@ -153,13 +154,12 @@ def dense_linearize(program, table, x, element, room, H, g):
             gradient[b] += data[factor + a * n + b] * r[a]
     for a in range(n * n):
         hessian[a] = data[information + a]
+    if table[MODEL] == 0:
+        _carry_all(program, table, moved, C, gradient, hessian, r)
     at = 0
     for v in range(table[COUNT]):
         slot = table[SLOT] + 3 * v
-        manifold, t = program.slots[slot + 1], program.slots[slot + 2]
-        if table[MODEL] == 0 and carry(manifold, t, moved, at, C):
-            _carry_both(hessian, gradient, n, at, t, C, r)
-        place = program.tangents[slot]
+        place, t = program.tangents[slot], program.slots[slot + 2]
         for a in range(t):
             g[place + a] += gradient[at + a]
         at += t
@@ -172,28 +172,66 @@ def dense_linearize(program, table, x, element, room, H, g):
 
 
 @leaf
-def _carry_both(hessian, gradient, n, at, t, C, room):
-    """Columns of a variable times C, rows times Cᵀ, its gradient times Cᵀ."""
-    for a in range(n):
-        for c in range(t):
-            total = 0.0
+def _carry_all(program, table, moved, C, gradient, hessian, scratch):
+    """The lower triangle of CᵀHC, and Cᵀg, in place; the blocks of C lie one after the other.
+
+    Vectors go past the end of a row: rows and variables are written in order, so that what was
+    written too much is overwritten.
+    """
+    n, at, k = table[WIDTH], 0, 0
+    for v in range(table[COUNT]):
+        manifold, t = _variable(program, table, v)
+        block = C[k:]
+        if carry(manifold, t, moved, at, block):
+            for c in range(t):
+                total = 0.0
+                for b in range(t):
+                    total += block[b * t + c] * gradient[at + b]
+                scratch[c] = total
+            for c in range(t):
+                gradient[at + c] = scratch[c]
+        else:
             for b in range(t):
-                total += hessian[a * n + at + b] * C[b * t + c]
-            room[c] = total
+                for c in range(t):
+                    block[b * t + c] = 1.0 if b == c else 0.0
+        at += t
+        k += t * t
+    at = k = 0
+    for v in range(table[COUNT]):
+        t = _variable(program, table, v)[1]
         for c in range(t):
-            hessian[a * n + at + c] = room[c]
-    for a in range(n):
-        for c in range(t):
-            total = 0.0
+            for column in range(0, at + t, 8):
+                total = zeros(UNIT8)
+                for b in range(t):
+                    total = add_scaled(total, hessian, (at + b) * n + column, C[k + b * t + c])
+                store(total, scratch, (at + c) * n + column)
+        at += t
+        k += t * t
+    at = 0
+    for v in range(table[COUNT]):
+        t = _variable(program, table, v)[1]
+        for a in range(at, at + t):
+            _times_blocks(program, table, v, a * n, C, scratch, hessian)
+        at += t
+
+
+@leaf
+def _times_blocks(program, table, last, row, C, scratch, out):
+    """A row up to variable ``last`` times the blocks of C."""
+    at = k = 0
+    for v in range(last + 1):
+        t = _variable(program, table, v)[1]
+        for column in range(0, t, 8):
+            total = zeros(UNIT8)
             for b in range(t):
-                total += C[b * t + c] * hessian[(at + b) * n + a]
-            room[c] = total
-        for c in range(t):
-            hessian[(at + c) * n + a] = room[c]
-    for c in range(t):
-        total = 0.0
-        for b in range(t):
-            total += C[b * t + c] * gradient[at + b]
-        room[c] = total
-    for c in range(t):
-        gradient[at + c] = room[c]
+                total = add_scaled(total, C, k + b * t + column, scratch[row + at + b])
+            store(total, out, row + at + column)
+        at += t
+        k += t * t
+
+
+@inlined
+def _variable(program, table, v):
+    """Manifold and tangent width."""
+    slot = table[SLOT] + 3 * v
+    return program.slots[slot + 1], program.slots[slot + 2]

@@ -121,6 +121,7 @@ class Settings(NamedTuple):
         cost, step, gradient: Tolerances.
         iterations: Limit.
         deadline: Monotonic seconds, infinity if there is none.
+        ends_linearized: Linearize after the last iteration too, where the limit ends it.
     """
 
     rule: int
@@ -139,6 +140,7 @@ class Settings(NamedTuple):
     gradient: float
     iterations: int
     deadline: float
+    ends_linearized: bool
 
 
 class Codes(NamedTuple):

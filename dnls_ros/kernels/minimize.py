@@ -157,7 +157,8 @@ def minimize(unit, program, blocks, how, codes, k, damping, found, room):
                 lowest = value
         if status == codes.running and limit:
             status = _status_at_limit(codes, ok, finite)
-        if accept and status == codes.running:
+        goes_on = iterations < how.iterations or how.ends_linearized
+        if accept and status == codes.running and goes_on:
             linearize(program, x, k, room.factors, H, room.g, room.costs)
             slope = _largest(room.g)
             if slope <= how.gradient:

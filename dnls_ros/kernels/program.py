@@ -74,9 +74,15 @@ from dnls_ros.kernels.poses import (
     to_held6,
     to_held_plane,
 )
-from dnls_ros.kernels.vectors import SPARE, add_scaled, store, zeros
-
-UNIT4, UNIT8, UNIT16 = (0,) * 4, (0,) * 8, (0,) * 16  # powers of two, else LLVM spills
+from dnls_ros.kernels.vectors import (
+    SPARE,
+    UNIT4,
+    UNIT8,
+    UNIT16,
+    add_scaled,
+    store,
+    zeros,
+)
 
 
 @leaf

@@ -16,6 +16,7 @@ from numba.extending import intrinsic, models, register_model
 from dnls_ros.kernels.simd import DOUBLE, Code
 
 SPARE = 32
+UNIT4, UNIT8, UNIT16 = (0,) * 4, (0,) * 8, (0,) * 16  # powers of two, else LLVM spills
 
 
 class Vector(types.Type):

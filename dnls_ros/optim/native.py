@@ -83,11 +83,20 @@ def _run(
     left = s.left_start, s.left_column, s.left_block
     ends = s.place, s.entry, s.ones, symbolic.pattern.diagonal
     blocks = Blocks(s.start, s.rows, *left, *ends)
-    settings, damping = _settings(method, stop), _first_damping(method, batch)
+    settings, damping = settings_of(method, stop), first_damping(method, batch)
     in_threads(
         batch,
         lambda first, last: minimize_each(
-            s.unit, own.program, blocks, settings, _codes(), damping, first, last, own.room, found
+            s.unit,
+            own.program,
+            blocks,
+            settings,
+            status_codes(),
+            damping,
+            first,
+            last,
+            own.room,
+            found,
         ),
     )
     assembly.spent(*found.numbers[:, 6:].sum(0).tolist())
@@ -116,7 +125,8 @@ def _solution(assembly: Assembly, initial: Values, linear: LinearSolver, found: 
     )
 
 
-def _codes() -> Any:
+def status_codes() -> Any:
+    """The numbers of the statuses, for kernels."""
     from dnls_ros.kernels.layout import Codes
 
     return Codes(
@@ -139,7 +149,8 @@ def _codes() -> Any:
     )
 
 
-def _settings(method: LevenbergMarquardt | GaussNewton, stop: Tolerances) -> Any:
+def settings_of(method: LevenbergMarquardt | GaussNewton, stop: Tolerances) -> Any:
+    """How to minimize, for kernels; a time budget begins now."""
     from dnls_ros.kernels import layout as native
 
     newton = isinstance(method, GaussNewton)
@@ -169,10 +180,12 @@ def _settings(method: LevenbergMarquardt | GaussNewton, stop: Tolerances) -> Any
         gradient=float(stop.gradient),
         iterations=stop.iterations,
         deadline=math.inf if stop.seconds is None else time.monotonic() + stop.seconds,
+        ends_linearized=True,
     )
 
 
-def _first_damping(method: LevenbergMarquardt | GaussNewton, batch: int) -> np.ndarray:
+def first_damping(method: LevenbergMarquardt | GaussNewton, batch: int) -> np.ndarray:
+    """(B,) where the damping starts."""
     if isinstance(method, GaussNewton):
         return np.zeros(batch)
     like = torch.zeros(batch, dtype=torch.float64)

@@ -235,7 +235,8 @@ def _make_tables(
             length = max(planning.length, _rows_of(group))
             room = max(room, length * width, 2 * width) + SPARE_ROOM
         elif isinstance(group, DensePrior):
-            room = max(room, width * width, group.factor.shape[1], 36)
+            largest = max(int(row[5]) for row in rows)
+            room = max(room, width * max(width, largest), group.factor.shape[1]) + SPARE_ROOM
     joined = _joined(slots), _joined(tangents), _joined(positions)
     _check(*joined, structure, blocks)
     return Tables(*joined, blocks, slot_of=slot_of, position_of=position_of, room=room)
