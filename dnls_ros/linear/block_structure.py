@@ -29,6 +29,8 @@ from dnls_ros.problem.variables import Block
 Ordering = Literal["auto", "natural", "minimum_degree"]
 Int32s = NDArray[np.int32]
 
+FEW_FILLED = 1.5
+"""With so little fill-in the order of the variables is taken without looking for a better one."""
 PER_BLOCK = 16
 """What handling a block costs, in multiply-adds of its arithmetic."""
 
@@ -168,15 +170,17 @@ def _order(
 ) -> tuple[Ints, tuple[Int32s, Int32s]]:
     """Position of each block in the elimination, and the block columns of L."""
     natural = np.arange(count)
-    if ordering == "natural":
-        return natural, _filled(count, row, column, natural)
-    found = _minimum_degree(count, row, column)
-    best = found, _filled(count, row, column, found)
-    if ordering == "auto":
+    if ordering != "minimum_degree":
         plain = _filled(count, row, column, natural)
-        if _operations(plain[0]) <= _operations(best[1][0]):
+        if ordering == "natural" or len(plain[1]) <= FEW_FILLED * (count + len(row)):
             return natural, plain
-    return best
+        found = _minimum_degree(count, row, column)
+        filled = _filled(count, row, column, found)
+        return (
+            (found, filled) if _operations(filled[0]) < _operations(plain[0]) else (natural, plain)
+        )
+    found = _minimum_degree(count, row, column)
+    return found, _filled(count, row, column, found)
 
 
 def _filled(count: int, row: Ints, column: Ints, position: Ints) -> tuple[Int32s, Int32s]:

@@ -21,10 +21,11 @@ from torch.utils import _pytree as pytree
 
 from dnls_ros.linear import LinearSolver, Symbolic
 from dnls_ros.linear.block_cholesky import in_threads
-from dnls_ros.optim.program import Compiled, compiled, flat_state, plan
+from dnls_ros.optim.program import Compiled, compiled, flat_state, part_of, plan
 from dnls_ros.optim.recipes import Recipe
 from dnls_ros.problem import (
     DensePrior,
+    FactorGroup,
     NormalEquations,
     Problem,
     Structure,
@@ -73,6 +74,20 @@ class Assembly:
             mine.cost + other.cost,
             {name: costs[name] for name in self.problem},
         )
+
+    def of_some(self, values: Values, chosen: Mapping[str, Tensor]) -> NormalEquations | None:
+        """H and g of some factors only, on the pattern of all; None unless all go by kernels.
+
+        Args:
+            values: Where.
+            chosen: Group → (M,) bool, which of its factors; of a `DensePrior` anything.
+        """
+        own = None if self.first_estimates is not None else self.compiled(values)
+        groups = [self.problem[name] for name in chosen]
+        masked = any(isinstance(g, FactorGroup) and g.mask is not None for g in groups)
+        if own is None or masked or not set(chosen) <= set(own.names):
+            return None
+        return self._by_kernels(part_of(own, chosen), values)
 
     def cost(self, values: Values) -> Tensor:
         """S(x), (B,)."""

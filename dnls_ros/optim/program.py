@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,6 +100,28 @@ def compiled(
             _fill_dense(row, group, slot, position, data)
     arrays = tables.slots, tables.tangents, tables.positions, tables.blocks, data.joined()
     return Compiled(names, Program(groups, *arrays), tables.room)
+
+
+def part_of(own: Compiled, chosen: Mapping[str, Tensor]) -> Compiled:
+    """Only some factors of some groups.
+
+    Args:
+        own: Compiled groups without masks of their own.
+        chosen: Group → (M,) bool, which factors; of a `DensePrior` anything.
+    """
+    from dnls_ros.kernels import layout as c
+
+    program: Any = own.program
+    rows, parts, at = [], [program.data], len(program.data)
+    for name in chosen:
+        row = program.groups[own.names.index(name)].copy()
+        if row[c.KIND] != c.DENSE:
+            row[c.MASK], row[c.MASK_BATCH] = at, 0
+            parts.append(chosen[name].numpy().astype(np.float64))
+            at += len(parts[-1])
+        rows.append(row)
+    some = program._replace(groups=np.array(rows), data=np.concatenate(parts))
+    return Compiled(tuple(chosen), some, own.room)
 
 
 def flat_state(values: Values) -> Floats:
@@ -225,7 +249,7 @@ def _make_tables(
         slots.append(where[0])
         tangents.append(where[1])
         # Of the entries (a, b) and (b, a) one lies below H's diagonal, the other in its bin.
-        lower = np.minimum(mine, mine.transpose(0, 2, 1))[:, *np.tril_indices(width)]
+        lower = np.minimum(mine, mine.transpose(0, 2, 1))[:, *_triangle(width)]
         positions.append(lower.reshape(-1))
         slot_of[name], position_of[name] = slot, position
         slot += len(where[0])
@@ -240,6 +264,12 @@ def _make_tables(
     joined = _joined(slots), _joined(tangents), _joined(positions)
     _check(*joined, structure, blocks)
     return Tables(*joined, blocks, slot_of=slot_of, position_of=position_of, room=room)
+
+
+@lru_cache(maxsize=64)
+def _triangle(width: int) -> tuple[Ints, Ints]:
+    """Rows and columns of a lower triangle, by rows."""
+    return np.tril_indices(width)
 
 
 def _joined(parts: Sequence[Ints]) -> Ints:

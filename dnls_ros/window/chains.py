@@ -1,7 +1,8 @@
 """The factors between neighbouring states: measured motion and motion models.
 
-They follow from the states' stamps and the sample buffers alone, so they are made anew for every
-solve instead of being edited. An interval that no sensor covers is tied by the motion model, or,
+They follow from the states' stamps and the sample buffers alone, so they are derived for every
+solve instead of being edited; of an interval whose samples are those of the solve before, the
+numbers of that one are taken. An interval that no sensor covers is tied by the motion model, or,
 where the track has none, by next to nothing, so that a pause of the odometry leaves the window in
 one piece.
 """
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dnls_ros.costs import between, constant_velocity, constant_velocity_noise, random_walk
+from dnls_ros.lie import LieGroup
 from dnls_ros.problem import Diagonal, FactorGroup, Loss, Ref, SquareRootInformation
 from dnls_ros.window.bodies import Body
 from dnls_ros.window.increments import Increments, Limits, Stamps
@@ -41,11 +43,75 @@ class Motion:
     limits: Limits
 
 
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """What samples say about intervals.
+
+    Attributes:
+        stamps: (K,) of the samples [ns].
+        start, end: (N,) of the intervals [ns].
+        motion: (N,) measured.
+        factor: (N, t, t) square root of its information.
+    """
+
+    stamps: Stamps
+    start: Stamps
+    end: Stamps
+    motion: LieGroup
+    factor: Tensor
+
+    @classmethod
+    def of(
+        cls, samples: Increments, start: Stamps, end: Stamps, known: Segments | None
+    ) -> Segments:
+        """Of covered intervals; what ``known`` has of them and the same samples is taken."""
+        at = np.full(len(start), -1) if known is None else known.find(samples.stamps, start, end)
+        new = at < 0
+        if not new.any():
+            assert known is not None
+            return cls(samples.stamps, start, end, *known.rows(at))
+        part = samples.since(int(start[new].min()))
+        motion, covariance = part.between(start[new], end[new])
+        factor = SquareRootInformation.from_covariance(covariance[None]).factor[0]
+        if known is None or new.all():
+            return cls(samples.stamps, start, end, motion, factor)
+        old_motion, old_factor = known.rows(at[~new])
+        order = torch.from_numpy(np.argsort(np.argsort(new, kind="stable")))
+        joined = torch.cat([old_motion.tensor, motion.tensor])[order]
+        return cls(
+            samples.stamps,
+            start,
+            end,
+            type(motion)(joined),  # pyright: ignore[reportCallIssue]
+            torch.cat([old_factor, factor])[order],
+        )
+
+    def find(self, stamps: Stamps, start: Stamps, end: Stamps) -> NDArray[np.int64]:
+        """(N,) which of these intervals each is, with the same samples; −1: none.
+
+        A sample never changes: those of a time are the same if their stamps are.
+        """
+        skipped = int(np.searchsorted(self.stamps, stamps[0]))
+        count = min(len(stamps), len(self.stamps) - skipped)
+        differ = np.flatnonzero(stamps[:count] != self.stamps[skipped : skipped + count])
+        same = int(differ[0]) if len(differ) else count
+        last = stamps[same - 1] if same else -1
+        at = np.minimum(np.searchsorted(self.start, start), len(self.start) - 1)
+        found = (self.start[at] == start) & (self.end[at] == end) & (end <= last)
+        return np.where(found, at, -1)
+
+    def rows(self, at: NDArray[np.int64]) -> tuple[LieGroup, Tensor]:
+        """Motion and factor of some of them."""
+        index = torch.from_numpy(at)
+        return self.motion[index], self.factor[index]
+
+
 def chain_groups(
     body: Body,
     stamps: Stamps,
     motion: Motion,
     increments: Mapping[str, tuple[Increments, Loss | None]],
+    memory: dict[str, Segments] | None = None,
 ) -> dict[str, FactorGroup]:
     """All factors between neighbouring states of a body.
 
@@ -54,7 +120,9 @@ def chain_groups(
         stamps: (N,) their stamps, ascending [ns].
         motion: The track's model.
         increments: Sensor → its samples and its robust loss.
+        memory: Sensor → what is known of the last window; it is brought up to date.
     """
+    memory = {} if memory is None else memory
     if len(stamps) < 2:
         return {}
     start, end = stamps[:-1], stamps[1:]
@@ -63,7 +131,9 @@ def chain_groups(
     for sensor, (samples, loss) in increments.items():
         inside = samples.covered(start, end, motion.limits)
         if inside.any():
-            groups[sensor] = _measured(body, samples, start[inside], end[inside], loss)
+            found = Segments.of(samples, start[inside], end[inside], memory.get(sensor))
+            memory[sensor] = found
+            groups[sensor] = _measured(body, found, loss)
             covered |= inside & samples.complete
     if motion.model != "none":
         groups[f"{body.name}.motion"] = _modelled(body, motion, start, end)
@@ -84,13 +154,10 @@ def _refs(name: str, start: Stamps, end: Stamps) -> tuple[Ref, Ref]:
     return Ref(name, torch.from_numpy(start.copy())), Ref(name, torch.from_numpy(end.copy()))
 
 
-def _measured(
-    body: Body, samples: Increments, start: Stamps, end: Stamps, loss: Loss | None
-) -> FactorGroup:
-    motion, covariance = samples.between(start, end)
-    noise = SquareRootInformation.from_covariance(covariance[None])
-    x_i, x_j = _refs(body.name, start, end)
-    return between(x_i, x_j, motion[None], noise=noise, loss=loss)
+def _measured(body: Body, found: Segments, loss: Loss | None) -> FactorGroup:
+    noise = SquareRootInformation(found.factor[None])
+    x_i, x_j = _refs(body.name, found.start, found.end)
+    return between(x_i, x_j, found.motion[None], noise=noise, loss=loss)
 
 
 def _modelled(body: Body, motion: Motion, start: Stamps, end: Stamps) -> FactorGroup:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -75,6 +75,11 @@ class Increments(Protocol):
     def since(self, stamp: int) -> Increments:
         """Without samples that no interval from ``stamp`` on needs."""
         ...
+
+
+def inserted(rows: NDArray[Any], k: int, row: NDArray[Any]) -> NDArray[Any]:
+    """With one row more, before row k."""
+    return np.concatenate([rows[:k], row[None], rows[k:]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +157,9 @@ class Samples:
 
     def _inserted(self, k: int, stamp: int, noise: MotionNoise) -> tuple[Stamps, Array, Array]:
         return (
-            np.insert(self.stamps, k, stamp),
-            np.insert(self.density, k, noise.density, 0),
-            np.insert(self.rate_covariance, k, noise.rate_covariance, 0),
+            inserted(self.stamps, k, np.array(stamp)),
+            inserted(self.density, k, noise.density),
+            inserted(self.rate_covariance, k, noise.rate_covariance),
         )
 
     def _from(self, k: int) -> tuple[Stamps, Array, Array]:
@@ -246,7 +251,7 @@ class TwistIncrements(Samples):
         """With one sample more: ``twist`` (t,)."""
         k = self.place(stamp)
         return TwistIncrements(
-            *self._inserted(k, stamp, noise), self.body, np.insert(self.twists, k, twist, 0)
+            *self._inserted(k, stamp, noise), self.body, inserted(self.twists, k, twist)
         )
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:

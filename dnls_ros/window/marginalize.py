@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dnls_ros.lie import Element
+from dnls_ros.optim import Assembly
 from dnls_ros.problem import (
     DensePrior,
     FactorGroup,
     Group,
+    NormalEquations,
     Problem,
     Structure,
     Values,
@@ -57,6 +60,7 @@ def marginalize(
     values: Values,
     leaving: Leaving,
     first_estimates: bool = False,
+    assembly: Assembly | None = None,
 ) -> Marginalized:
     """Takes the ``leaving`` variables out of the problem.
 
@@ -67,8 +71,10 @@ def marginalize(
         leaving: Which variables go.
         first_estimates: Keep the previous prior's linearization point for the variables that it
             touches.
+        assembly: Of exactly these factors and values, if there is one: kernels then linearize.
     """
-    touched, rest = _split(groups, values, leaving)
+    hits = _hits(groups, values, leaving)
+    touched, rest = _split(groups, hits)
     kept = values
     for name, mask in leaving.items():
         kept = kept.select(name, ~mask)
@@ -78,21 +84,39 @@ def marginalize(
     involved: dict[str, Group] = dict(touched)
     if prior is not None:
         involved[PRIOR] = prior
-    new_prior = _schur(involved, prior, values, leaving, first_estimates) if involved else None
+    new_prior = None
+    if involved:
+        normal = None
+        if assembly is not None and not first_estimates and values.batch == 1:
+            border = {} if prior is None else {PRIOR: torch.ones(1, dtype=torch.bool)}
+            made = assembly.of_some(values, {**{n: hits[n] for n in touched}, **border})
+            normal = None if made is None else (assembly.structure, made)
+        new_prior = _schur(involved, prior, values, leaving, first_estimates, normal)
     return Marginalized(kept, rest, new_prior, touched, removed_values)
 
 
-def _split(
+def _hits(
     groups: Mapping[str, FactorGroup], values: Values, leaving: Leaving
-) -> tuple[dict[str, FactorGroup], dict[str, FactorGroup]]:
-    """Factors that touch a leaving variable, and the others."""
-    touched: dict[str, FactorGroup] = {}
-    rest: dict[str, FactorGroup] = {}
+) -> dict[str, Tensor]:
+    """Group → (M,) which factors touch a leaving variable."""
+    out: dict[str, Tensor] = {}
     for name, group in groups.items():
         hit = torch.zeros(group.count, dtype=torch.bool)
         for ref in group.refs:
             if ref.name in leaving:
                 hit |= leaving[ref.name][values.slots(ref)]
+        out[name] = hit
+    return out
+
+
+def _split(
+    groups: Mapping[str, FactorGroup], hits: Mapping[str, Tensor]
+) -> tuple[dict[str, FactorGroup], dict[str, FactorGroup]]:
+    """Factors that touch a leaving variable, and the others."""
+    touched: dict[str, FactorGroup] = {}
+    rest: dict[str, FactorGroup] = {}
+    for name, group in groups.items():
+        hit = hits[name]
         if bool(hit.all()):
             touched[name] = group
         elif bool(hit.any()):
@@ -119,18 +143,23 @@ def _schur(
     values: Values,
     leaving: Leaving,
     first: bool,
+    normal: tuple[Structure, NormalEquations] | None,
 ) -> DensePrior | None:
-    local = _subset(values, _involved_masks(involved, values))
-    problem = Problem(involved)
+    masks = _involved_masks(involved, values)
+    local = _subset(values, masks)
     point = _linearization_point(local, prior) if first else local
-    structure = Structure.of(problem, local)
-    fixed = dict.fromkeys(involved, point) if first else None
-    normal = normal_equations(problem, local, structure, fixed)
-    matrix = structure.pattern.dense(normal.hessian)
     gone = _flags(local, values, leaving)
     if bool(gone.all()):
         return None
-    information, gradient = schur_complement(matrix, normal.gradient, gone)
+    if normal is None:
+        problem = Problem(involved)
+        structure = Structure.of(problem, local)
+        fixed = dict.fromkeys(involved, point) if first else None
+        made = normal_equations(problem, local, structure, fixed)
+        matrix, slope = structure.pattern.dense(made.hessian), made.gradient
+    else:
+        matrix, slope = _of_involved(*normal, _tangent_mask(values, masks))
+    information, gradient = schur_complement(matrix, slope, gone)
     stay = {name: ~_leaving_here(name, local, values, leaving) for name in local}
     kept = _subset(local, {name: mask for name, mask in stay.items() if bool(mask.any())})
     kept_point = _subset(point, {name: mask for name, mask in stay.items() if bool(mask.any())})
@@ -139,6 +168,35 @@ def _schur(
         shift = kept_point.local(kept)
         gradient = gradient - (information @ shift[..., None])[..., 0]
     return DensePrior.from_information(kept_point, information, gradient, first)
+
+
+def _of_involved(
+    structure: Structure, normal: NormalEquations, involved: Tensor
+) -> tuple[Tensor, Tensor]:
+    """H (1, k, k) and g (1, k) of some entries of the tangent; the others have none in H."""
+    at = np.flatnonzero(involved.numpy())
+    place = np.full(structure.n, -1)
+    place[at] = np.arange(len(at))
+    pattern = structure.pattern
+    rows, columns = place[pattern.rows], place[pattern.columns]
+    there = (rows >= 0) & (columns >= 0)
+    entries = normal.hessian[0].numpy()[there]
+    matrix = np.zeros((len(at), len(at)))
+    matrix[rows[there], columns[there]] = entries
+    matrix[columns[there], rows[there]] = entries
+    return torch.from_numpy(matrix)[None], normal.gradient[:, torch.from_numpy(at)]
+
+
+def _tangent_mask(values: Values, masks: Mapping[str, Tensor]) -> Tensor:
+    """(n,) the entries of the tangent of masked variables."""
+    return torch.cat(
+        [
+            masks.get(block.name, torch.zeros(block.count, dtype=torch.bool)).repeat_interleave(
+                block.tangent_dim
+            )
+            for block in values.layout()
+        ]
+    )
 
 
 def schur_complement(matrix: Tensor, gradient: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:

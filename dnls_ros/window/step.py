@@ -17,7 +17,7 @@ from dnls_ros.problem import FactorGroup, Group, Problem, StructureCache, Values
 from dnls_ros.window.absorb import Registry, absorb
 from dnls_ros.window.admission import Statistics, admit
 from dnls_ros.window.bodies import Body
-from dnls_ros.window.chains import Motion, chain_groups
+from dnls_ros.window.chains import Motion, Segments, chain_groups
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.marginalize import PRIOR, Marginalized, marginalize
@@ -93,7 +93,7 @@ class StepRunner:
         watch.lap("solve")
         factorization = solution.last_factorization()
         watch.lap("covariance")
-        marginalized = self._slide(draft)
+        marginalized = self._slide(draft, solution)
         watch.lap("marginalize")
         return Step(draft, solution, factorization, marginalized, nis, watch.seconds)
 
@@ -143,7 +143,8 @@ class StepRunner:
             samples = {
                 n: (state.increments[n], loss_of(self.config.sensor(n))) for n in rules.chain
             }
-            out.update(chain_groups(rules.body, ids.numpy(), motion, samples))
+            known = self.memory.segments
+            out.update(chain_groups(rules.body, ids.numpy(), motion, samples, known))
         return out
 
     def _remove_lonely(self, draft: Draft) -> None:
@@ -184,13 +185,18 @@ class StepRunner:
         )
         return minimize(problem, values, method, self.linear, stop, assembly=assembly)
 
-    def _slide(self, draft: Draft) -> Marginalized | None:
+    def _slide(self, draft: Draft, solution: Solution) -> Marginalized | None:
         leaving = {**self._old_states(draft), **self._surplus_landmarks(draft)}
         if not leaving:
             return None
         groups = {**draft.state.factors, **self.chains(draft.state)}
         result = marginalize(
-            groups, draft.state.prior, draft.state.values, leaving, self.config.window.prior_fej
+            groups,
+            draft.state.prior,
+            draft.state.values,
+            leaving,
+            self.config.window.prior_fej,
+            solution.assembly,
         )
         factors = {n: g for n, g in result.groups.items() if n in draft.state.factors}
         draft.update(values=result.values, factors=factors, prior=result.prior)
@@ -271,6 +277,7 @@ class ChainMemory:
     """
 
     def __init__(self) -> None:
+        self.segments: dict[str, Segments] = {}
         self._key: tuple[object, tuple[object, ...]] = (None, ())
         self._chains: dict[str, FactorGroup] | None = None
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dnls_ros.lie import SE2, SE3, SO2, SO3, LieGroup
 from dnls_ros.window.bodies import Array, Body
-from dnls_ros.window.increments import MotionNoise, PoseIncrements, Samples, Stamps
+from dnls_ros.window.increments import MotionNoise, PoseIncrements, Samples, Stamps, inserted
 
 
 class OrientationIncrements(PoseIncrements):
@@ -50,7 +50,7 @@ class RateIncrements(Samples):
     def insert(self, stamp: int, rate: Array, noise: MotionNoise) -> RateIncrements:
         """With one sample more: ``rate`` (3,)."""
         k = self.place(stamp)
-        rates = np.insert(self.rates, k, rate, 0)
+        rates = inserted(self.rates, k, rate)
         return RateIncrements(*self._inserted(k, stamp, noise), self.body, rates)
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
