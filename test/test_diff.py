@@ -14,7 +14,7 @@ from dnls_ros.diff import Implicit, Unroll, solve
 from dnls_ros.errors import DnlsError, DnlsWarning
 from dnls_ros.lie import SE2, Euclidean
 from dnls_ros.linear import Cholmod, Dense, LinearSolver
-from dnls_ros.linear.krylov import conjugate_gradients, minres
+from dnls_ros.linear.krylov import Operator, Stop, iterate, minres
 from dnls_ros.optim import GaussNewton, LevenbergMarquardt, Solution, Status, Tolerances
 from dnls_ros.problem import (
     Cauchy,
@@ -257,7 +257,7 @@ class Path:
         import dnls_ros.diff.implicit as module
 
         self.tried: list[str] = []
-        for name in ("refine", "conjugate_gradients", "minres"):
+        for name in ("iterate", "minres"):
             monkeypatch.setattr(module, name, self._noting(name, getattr(module, name)))
 
     def _noting(self, name: str, function: Any) -> Any:
@@ -268,20 +268,13 @@ class Path:
         return noted
 
 
-def test_a_small_bend_is_solved_by_refinement(monkeypatch: pytest.MonkeyPatch) -> None:
-    path, bend = Path(monkeypatch), torch.tensor([0.1, 0.2, -0.3, 0.4], dtype=F64)
-    zero = torch.zeros(4, dtype=F64)
-    torch.testing.assert_close(derivative(bowls(bend), zero, zero, EXACT), 1 / (1 + bend))
-    assert path.tried == ["refine"]
-
-
 def test_a_hessian_beyond_twice_gauss_newtons_is_solved_by_conjugate_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path, bend = Path(monkeypatch), torch.tensor([1.5, 3.0, 10.0, 40.0], dtype=F64)
+    path, bend = Path(monkeypatch), torch.tensor([-0.3, 1.5, 3.0, 40.0], dtype=F64)
     zero = torch.zeros(4, dtype=F64)
     torch.testing.assert_close(derivative(bowls(bend), zero, zero, EXACT), 1 / (1 + bend))
-    assert path.tried == ["refine", "conjugate_gradients"]
+    assert path.tried == ["iterate"]
     cheap = derivative(bowls(bend), zero, zero, Implicit("gauss_newton"))
     torch.testing.assert_close(cheap, torch.ones(4, dtype=F64))
 
@@ -290,13 +283,13 @@ def test_an_indefinite_hessian_is_solved_by_minres(monkeypatch: pytest.MonkeyPat
     path, bend = Path(monkeypatch), torch.tensor([1.5, -3.0, 10.0, -40.0], dtype=F64)
     zero = torch.zeros(4, dtype=F64)  # a saddle: the gradient vanishes
     torch.testing.assert_close(derivative(bowls(bend), zero, zero, EXACT), 1 / (1 + bend))
-    assert path.tried == ["refine", "conjugate_gradients", "minres"]
+    assert path.tried == ["iterate", "minres"]
 
 
 def test_a_singular_hessian_is_a_named_error() -> None:
     zero = torch.zeros(2, dtype=F64)
     bend = torch.tensor([0.5, -1.0], dtype=F64)
-    with pytest.raises(DnlsError, match=r"adjoint system could not be solved .*'MINRES'"):
+    with pytest.raises(DnlsError, match=r"adjoint system could not be solved .*MINRES"):
         derivative(bowls(bend), zero, zero, Implicit())
 
 
@@ -503,6 +496,12 @@ def system(indefinite: bool) -> tuple[Tensor, Tensor, Tensor]:
     return h, approximate.inverse(), v
 
 
+def conjugate_gradients(
+    multiply: Operator, precondition: Operator, v: Tensor, u: Tensor, tolerance: float, limit: int
+) -> Tensor:
+    return iterate(multiply, precondition, v, u, Stop(tolerance, limit)).x
+
+
 @pytest.mark.parametrize(
     ("iterate", "indefinite"), [(conjugate_gradients, False), (minres, False), (minres, True)]
 )
@@ -534,8 +533,8 @@ def test_conjugate_gradients_stop_at_negative_curvature() -> None:
 def test_a_converged_element_waits_for_the_others() -> None:
     h = torch.stack([torch.eye(12, dtype=F64), system(False)[0][0]])
     v = normal(2, 12, seed=4)
-    for iterate in (conjugate_gradients, minres):
-        u = iterate(
+    for solver in (conjugate_gradients, minres):
+        u = solver(
             lambda x: (h @ x[..., None])[..., 0], lambda x: x, v, torch.zeros_like(v), 1e-13, 60
         )
         torch.testing.assert_close(u[0], v[0], atol=1e-14, rtol=0)

@@ -2,10 +2,9 @@
 
 At a minimum g(x*, θ) = 0, so dL/dθ = −uᵀ ∂g/∂θ with H u = ∂L/∂x*: one step x* ⊞ (−H⁻¹ g) whose
 value is zero and whose derivative is exact, H held fixed. H here is the *Hessian* JᵀWJ + Σ rₖ∇²rₖ,
-applied by double backward and solved by refinement with the cached Gauss–Newton factor, u ← u +
-H_GN⁻¹(v − H u); where that stalls or diverges (strongly robust losses, large residuals) by
-preconditioned conjugate gradients, then by MINRES. Gauss–Newton alone is cheaper and biased unless
-residuals vanish (Theseus, §3.2, uses it).
+applied by double backward and solved by conjugate gradients that the cached Gauss–Newton factor
+preconditions; where H is indefinite (strongly robust losses, large residuals) by MINRES.
+Gauss–Newton alone is cheaper and biased unless residuals vanish (Theseus, §3.2, uses it).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 from dnls_ros.diff.adjoint import Minimizer, detached, stepped, without_graph
 from dnls_ros.errors import DnlsError, DnlsWarning
 from dnls_ros.linear import Factorization
-from dnls_ros.linear.krylov import Operator, conjugate_gradients, minres
+from dnls_ros.linear.krylov import Operator, Stop, iterate, minres
 from dnls_ros.optim import Solution
 from dnls_ros.problem import Problem, Values, requires_grad, zero_step
 
@@ -39,7 +38,7 @@ class Implicit:
         hessian: ``"exact"`` by Hessian-vector products, or ``"gauss_newton"``: cheaper, with a
             bias that grows with the residual.
         tolerance: Relative residual ‖v − Hu‖/‖v‖ that the exact adjoint must reach.
-        iterations: Limit for each of refinement, conjugate gradients and MINRES.
+        iterations: Limit for each of conjugate gradients and MINRES.
         warn_beyond: Distance from the minimum, √(gᵀH⁻¹g) in standard deviations, from which on a
             `DnlsWarning` says that the derivative is not that of a minimum.
         checked: Look at the numbers to warn and to raise errors; None: on the CPU only, since the
@@ -146,26 +145,20 @@ class _Adjoint:
 
     def _exact(self, v: Tensor, gauss_newton: Operator) -> Tensor:
         multiply = self._hessian()
-        u = torch.zeros_like(v)
-        residuals: dict[str, float] = {}
-        for name, iterate in (
-            ("refinement", refine),
-            ("conjugate gradients", conjugate_gradients),
-            ("MINRES", minres),
-        ):
-            trial = iterate(
-                multiply, gauss_newton, v, u, self.policy.tolerance, self.policy.iterations
-            )
-            u = _better(multiply, v, u, trial)
-            residuals[name] = float(_relative(v - multiply(u), v).max())
-            if residuals[name] <= self.policy.tolerance:
-                return u
-        if residuals["MINRES"] <= ATTAINABLE:
+        stop = Stop(self.policy.tolerance, self.policy.iterations)
+        first = iterate(multiply, gauss_newton, v, None, stop)
+        if bool(first.converged.all()):
+            return first.x
+        start = _better(multiply, v, torch.zeros_like(v), first.x)
+        last = minres(multiply, gauss_newton, v, start, stop.tolerance, stop.iterations)
+        u = _better(multiply, v, start, last)
+        left = float(_relative(v - multiply(u), v).max())
+        if left <= ATTAINABLE:
             return u
         raise DnlsError(
-            f"the adjoint system could not be solved to {self.policy.tolerance:g}: relative "
-            f"residuals {residuals}; the Hessian may be singular here (not a minimum?): solve to "
-            "tighter tolerances, or use Implicit('gauss_newton')"
+            f"the adjoint system could not be solved to {self.policy.tolerance:g}: MINRES ends "
+            f"with a relative residual of {left:.3g}; the Hessian may be singular here (not a "
+            "minimum?): solve to tighter tolerances, or use Implicit('gauss_newton')"
         )
 
     def _hessian(self) -> Operator:
@@ -198,29 +191,6 @@ def _better(multiply: Operator, v: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """Per batch element the one with the smaller residual."""
     improved = _relative(v - multiply(new), v) < _relative(v - multiply(old), v)
     return torch.where(improved[:, None], new, old)
-
-
-def refine(
-    multiply: Operator,
-    precondition: Operator,
-    v: Tensor,
-    u: Tensor,
-    tolerance: float,
-    iterations: int,
-) -> Tensor:
-    """u ← u + H_GN⁻¹(v − H u) until it converges or stops contracting by at least a half."""
-    residual = v - multiply(u)
-    size = _relative(residual, v)
-    for _ in range(iterations):
-        if bool((size <= tolerance).all()):
-            break
-        trial = u + precondition(residual)
-        trial_residual = v - multiply(trial)
-        trial_size = _relative(trial_residual, v)
-        if not bool(((trial_size < 0.5 * size) | (trial_size <= tolerance)).all()):
-            return _better(multiply, v, u, trial)
-        u, residual, size = trial, trial_residual, trial_size
-    return u
 
 
 class _NewtonStep(torch.autograd.Function):

@@ -69,30 +69,6 @@ def _safe(x: Tensor) -> Tensor:
     return torch.where(x == 0, torch.ones_like(x), x)
 
 
-def conjugate_gradients(
-    multiply: Operator,
-    precondition: Operator,
-    v: Tensor,
-    u: Tensor,
-    tolerance: float,
-    iterations: int,
-) -> Tensor:
-    """Preconditioned conjugate gradients from ``u``.
-
-    Args:
-        multiply: H, symmetric positive definite.
-        precondition: An approximate inverse, symmetric positive definite.
-        v: (B, n) right-hand sides.
-        u: (B, n) start.
-        tolerance: Relative residual to reach.
-        iterations: Limit.
-
-    Returns:
-        (B, n); an element whose H turned out indefinite keeps its last iterate.
-    """
-    return iterate(multiply, precondition, v, u, Stop(tolerance, iterations)).x
-
-
 def iterate(
     multiply: Operator,
     precondition: Operator,
@@ -102,6 +78,8 @@ def iterate(
     rounding: Operator | None = None,
 ) -> Iterated:
     """Preconditioned conjugate gradients, and how they ended.
+
+    An element whose H turns out indefinite keeps its last iterate.
 
     Args:
         multiply: H, symmetric positive definite.
@@ -203,9 +181,15 @@ def minres(
     tolerance: float,
     iterations: int,
 ) -> Tensor:
-    """Preconditioned MINRES from ``u``, for a symmetric H that may be indefinite.
+    """Preconditioned MINRES for a symmetric H that may be indefinite.
 
-    Arguments as in `conjugate_gradients`.
+    Args:
+        multiply: H.
+        precondition: An approximate inverse, symmetric positive definite.
+        v: (B, n) right-hand sides.
+        u: (B, n) start.
+        tolerance: Relative residual to reach.
+        iterations: Limit.
     """
     start = u
     right = v - multiply(u)
