@@ -52,6 +52,8 @@ from dnls_ros.costs import (
     range_bearing,
     seen_point,
     stereo_reprojection,
+    tactile_relative_pose,
+    tactile_relative_yaw,
     tag_corners,
     tilt,
     velocity_prior,
@@ -373,6 +375,14 @@ CASES: dict[str, Case] = {
     "contact_in_plane-point": _contact(2),
     "quasi_static_push-SE2": _push(SE2),
     "quasi_static_push-point": _push(2),
+    "tactile_relative_pose": (
+        tactile_relative_pose,
+        lambda d: (*d.pair(SE2), *d.pair(SE2), d.element(SE2)),
+    ),
+    "tactile_relative_yaw": (
+        tactile_relative_yaw,
+        lambda d: (*d.pair(SE2), *d.pair(SE2), 0.5 + d.duration()[..., None] * d.vector(2).exp()),
+    ),
     "homography_alignment-1": _alignment(1),
     "homography_alignment-3": _alignment(3),
     "bal_reprojection": (bal_reprojection, _bundle),
@@ -785,6 +795,13 @@ def test_a_tip_that_touches_a_disc_leaves_no_residual_and_a_circle_inside_it_col
     r = collision.residual(SE2.identity(dtype=F64), points, radius, disc)
     expected = torch.tensor([0.15, 0.03, 0.0], dtype=F64).expand_as(r)
     torch.testing.assert_close(r, expected, rtol=0, atol=2e-5)
+
+
+def test_a_tip_beyond_the_distance_field_has_no_distance() -> None:
+    thing, radius = SE2.identity(dtype=F64), torch.tensor([0.05], dtype=F64)
+    tips = torch.tensor([[0.9, 0.9], [1.01, 0.0], [0.0, -1.01]], dtype=F64)
+    r = contact_in_plane.residual(thing, tips, radius, _disc(0.3))
+    assert r.isfinite().flatten().tolist() == [True, False, False]
 
 
 def test_pushing_along_the_motion_of_the_limit_surface_leaves_no_residual() -> None:

@@ -36,4 +36,13 @@ from dnls_ros.costs.pose import between as between
 from dnls_ros.costs.pose import partial_pose as partial_pose
 from dnls_ros.costs.pose import prior as prior
 from dnls_ros.costs.pushing import quasi_static_push as quasi_static_push
+from dnls_ros.costs.shapes import Disc as Disc
+from dnls_ros.costs.shapes import Ellipse as Ellipse
+from dnls_ros.costs.shapes import Polygon as Polygon
+from dnls_ros.costs.shapes import Rectangle as Rectangle
+from dnls_ros.costs.shapes import Shape as Shape
+from dnls_ros.costs.shapes import distance_field_of as distance_field_of
+from dnls_ros.costs.shapes import shape_of as shape_of
 from dnls_ros.costs.stereo import stereo_reprojection as stereo_reprojection
+from dnls_ros.costs.tactile import tactile_relative_pose as tactile_relative_pose
+from dnls_ros.costs.tactile import tactile_relative_yaw as tactile_relative_yaw

@@ -24,9 +24,10 @@ def contact_in_plane(
         world_T_object: The object's pose.
         world_T_tip: The tip's pose, or its centre (…, 2) [m].
         radius: (…, 1) the tip's [m].
-        shape: The object's distance field, in its own axes.
+        shape: The object's distance field, in its own axes. A tip outside of it has no distance:
+            the residual is NaN, so that a minimization does not go there, and cannot begin there.
     """
-    distance, _ = shape.at(seen_from(world_T_object, tip_center(world_T_tip)).unsqueeze(-2))
+    distance, _ = shape.inside(seen_from(world_T_object, tip_center(world_T_tip)).unsqueeze(-2))
     return distance - radius
 
 
@@ -35,7 +36,7 @@ def _contact_in_plane_jacobians(
     world_T_object: SE2, world_T_tip: SE2 | Tensor, radius: Tensor, shape: DistanceField
 ) -> tuple[Tensor, Tensor, Tensor]:
     p = seen_from(world_T_object, tip_center(world_T_tip))
-    _, in_object = shape.at(p.unsqueeze(-2))
+    _, in_object = shape.inside(p.unsqueeze(-2))
     of_tip = tip_columns(world_T_tip, to_parent(world_T_object, in_object))
     return of_viewer(in_object, p), of_tip, -torch.ones_like(in_object[..., :1])
 

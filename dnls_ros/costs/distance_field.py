@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dnls_ros.costs.frames import of_carrier, to_child
@@ -49,6 +50,17 @@ class DistanceField:
         place = (points - self.origin.unsqueeze(-2)) / self.cell.unsqueeze(-2)
         value, slope = bilinear(self.distance.unsqueeze(-3), place)
         return value.squeeze(-1), slope.squeeze(-2) / self.cell.unsqueeze(-2)
+
+    def inside(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """As `at`, but NaN outside of the map: for where its border says nothing."""
+        distance, gradient = self.at(points)
+        column, row = ((points - self.origin.unsqueeze(-2)) / self.cell.unsqueeze(-2)).unbind(-1)
+        height, width = self.distance.shape[-2:]
+        known = (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
+        return (
+            torch.where(known, distance, torch.nan),
+            torch.where(known.unsqueeze(-1), gradient, torch.nan),
+        )
 
 
 @cost(batched=True)
