@@ -1,5 +1,6 @@
 """The pushing simulator obeys the limit surface and the friction cone, and its images tell yaw."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,9 @@ from dnls_ros.io.sim_push import contact_twist, simulate_motion, surface, turned
 from dnls_ros.io.sim_tactile import sensor_steps, take_images
 from dnls_ros.io.tactile_json import TactileTrajectory, read_tactile_json, write_tactile_json
 
-SHORT = {"episodes": 1, "duration": 2.0, "pause": 0.2}
-
 
 def scene_of(kind: str) -> PushScene:
-    return PushScene(shape=kind, size=push_scene(f"push_{kind}").size, **SHORT)
+    return replace(push_scene(f"push_{kind}"), episodes=1, duration=2.0, pause=0.2)
 
 
 @pytest.mark.parametrize("kind", ["disc", "rect", "ellipse", "polygon"])

@@ -1,9 +1,9 @@
 """Quasi-static pushing of an object by a round fingertip, step by step in time.
 
 The force at the contact and the object's twist obey an ellipsoidal limit surface (Lynch, Maekawa,
-Tanie, IROS 1992; Lynch, Mason, 1996): the contact sticks while the force that would move it lies
-in the friction cone, else the force is the cone's edge and the contact slides. The simulator shares
-no residual and no Lie-group code with the estimator, only the shapes.
+Tanie, IROS 1992; Lynch, Mason, 1996): the contact sticks while the force that would move it is
+inside of the friction cone, else the force is the cone's edge and the contact slides. The
+simulator shares no residual and no Lie-group code with the estimator, only the shapes.
 """
 
 from __future__ import annotations
