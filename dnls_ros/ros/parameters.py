@@ -35,6 +35,7 @@ from dnls_ros.window.parameter_table import NODE, Row
 from dnls_ros.window.parameters import ROS_OWN, declared, flat, load_parameters
 
 _ARRAY_TYPES = {
+    "int[]": Parameter.Type.INTEGER_ARRAY,
     "double[]": Parameter.Type.DOUBLE_ARRAY,
     "string[]": Parameter.Type.STRING_ARRAY,
 }
