@@ -42,7 +42,11 @@ WRONG_TYPES = {
     "string": (1, 1.5, True, None, ["text"], b"text", {}),
     "list": (1, 1.5, "text", True, [None], [[]], [{}], {}),
 }
-LIST_ITEMS = {"int[]": (["1"], [True], [1.5]), "double[]": (["1.0"], [True]), "string[]": ([1], [1.5], [True])}
+LIST_ITEMS = {
+    "int[]": (["1"], [True], [1.5]),
+    "double[]": (["1.0"], [True]),
+    "string[]": ([1], [1.5], [True]),
+}
 ANOTHER: dict[str, Any] = {
     "sensors": ["other"],
     "tracks": ["other"],

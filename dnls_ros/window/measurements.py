@@ -181,7 +181,7 @@ class LandmarkMeasurement(Measurement):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ContactMeasurement(Measurement):
-    """Whether a finger touches the object; ``center`` (3,), if known, in the sensor's frame [m]."""
+    """Whether a finger touches; ``center`` (3,), if known, in the sensor's frame [m]."""
 
     in_contact: bool
     center: Array | None = None

@@ -249,7 +249,8 @@ TRACK: tuple[Row, ...] = (
         "sensors of touch", pattern=f"{NAME}|"),
     Row("shape.type", "string", "",
         "outline of a pushed object, its origin the centre of friction; required for "
-        "quasi_static_push and contact", choices=("disc", "rect", "ellipse", "polygon", "sdf", "")),
+        "quasi_static_push and contact",
+        choices=("disc", "rect", "ellipse", "polygon", "sdf", "")),
     Row("shape.size", "double[]", (),
         "disc: its radius; rect: its sides x y; ellipse: half of them; polygon: x y of each "
         "vertex, counter-clockwise", unit="m"),

@@ -23,9 +23,7 @@ def check_touch(config: EstimatorConfig, problems: Problems) -> None:
             _check_images(sensor, config.window.duration, problems)
 
 
-def _check_pusher(
-    track: TrackConfig, tracks: dict[str, TrackConfig], problems: Problems
-) -> None:
+def _check_pusher(track: TrackConfig, tracks: dict[str, TrackConfig], problems: Problems) -> None:
     """A pushed track and its pusher are two bodies on one plane."""
     where = f"track.{track.name}.pusher_track"
     if not track.pusher_track:
