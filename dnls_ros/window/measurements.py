@@ -200,9 +200,20 @@ class TactileRelativeMeasurement(RelativePoseMeasurement):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TactileImageMeasurement(ContactMeasurement):
-    """What a front end made of one tactile image: contact, and pairs with earlier images."""
+    """What a front end made of one tactile image: contact, and pairs with earlier images.
+
+    ``failure`` says why its model said nothing, if that failed.
+    """
 
     relatives: tuple[TactileRelativeMeasurement, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TactileFrame(Measurement):
+    """A tactile image (H, W, 3), red green blue, that no front end has seen yet."""
+
+    image: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

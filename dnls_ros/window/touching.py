@@ -112,6 +112,8 @@ def prepared(
         assert isinstance(known, WrenchContacts)
         m = known.freed(m)
     if isinstance(m, TactileImageMeasurement):
+        if m.failure:
+            return Reason.MODEL_FAILED, m.failure
         m = replace(m, relatives=_usable(draft, pusher, model, m, states[0], timelines))
     points = model.points(m)
     if isinstance(points, tuple):
