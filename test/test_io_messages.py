@@ -351,7 +351,10 @@ def assert_sound(measurement):
     arrays = [
         value
         for name, value in vars(measurement).items()
-        if isinstance(value, np.ndarray) and "covariance" not in name and name != "image"
+        if isinstance(value, np.ndarray)
+        and "covariance" not in name
+        and name != "image"
+        and name != "image"
     ]
     arrays += [one.pixels for one in getattr(measurement, "observations", ())]
     for array in arrays:

@@ -331,7 +331,9 @@ def test_images_in_the_estimators_own_process_do_what_the_front_ends_messages_do
 def test_a_failing_model_is_counted_and_another_one_takes_its_place():
     truth = push(3.0)
     others = [m for m in measurements(truth) if m.sensor in ("ee_pose", "tag")]
-    session = session_with(Told(bad=True))
+    model = Told()
+    session = session_with(model)
+    model.bad = True
     half = T0 + round(1.6 * SECOND)
     data = [*others, *frames(truth)]
     _, before = drive(session, [m for m in data if m.stamp < half])
@@ -349,8 +351,7 @@ def test_a_failing_model_is_counted_and_another_one_takes_its_place():
     assert off(results, truth) < 0.006
 
 
-def test_a_session_without_a_reader_of_models_says_so():
-    given = changed({"sensor.gel": SENSOR}, ("contact", "tactile"))
-    given["sensors"] = [*given["sensors"], "gel"]
-    with pytest.raises(DnlsError, match="made without a reader of models"):
-        Session(load_parameters(given))
+def test_a_model_is_tested_before_it_is_used():
+    for model, text in [(Told(bad=True), "has shape"), (Yaws(), "AssertionError")]:
+        with pytest.raises(DnlsError, match=f"fails its test on a black image of 16 × 16.*{text}"):
+            session_with(model)

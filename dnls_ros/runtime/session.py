@@ -24,10 +24,11 @@ from dnls_ros.runtime.health import Health
 from dnls_ros.runtime.history import History, Stretch
 from dnls_ros.runtime.liveness import Liveness
 from dnls_ros.runtime.meter import Meter
+from dnls_ros.runtime.models import open_model
 from dnls_ros.runtime.supervisor import Supervisor
 from dnls_ros.runtime.tf_pose import TfPoses
 from dnls_ros.runtime.timeline import Action, Jump, Refused, Timeline
-from dnls_ros.runtime.touch import OpenModel, TouchFronts, no_models
+from dnls_ros.runtime.touch import OpenModel, TouchFronts
 from dnls_ros.runtime.transforms import StampedTransform, TransformBuffer, TransformSource
 from dnls_ros.runtime.types import EstimatorState, Event, Level, Output, Status
 from dnls_ros.runtime.window_dumps import WindowDumps
@@ -71,7 +72,7 @@ class Session(Commands):
         make: Callable[..., Estimator] = Estimator,
         transforms: TransformSource | None = None,
         dumps: bool = False,
-        open_model: OpenModel = no_models,
+        open_model: OpenModel = open_model,
     ) -> None:
         self.config = config
         self.estimator = make(config, archive=True) if archive else make(config)

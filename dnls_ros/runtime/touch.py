@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from dnls_ros.errors import DnlsError, UnavailableError
+from dnls_ros.errors import DnlsError
 from dnls_ros.runtime.types import SensorHealth
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.measurements import Measurement, TactileFrame
@@ -17,21 +17,11 @@ from dnls_ros.window.tactile_frontend import (
     FrontEndOptions,
     TactileFrontEnd,
     TactileModel,
+    checked,
     measurement_of,
 )
 
 OpenModel = Callable[[str], TactileModel]
-
-
-def no_models(path: str) -> TactileModel:
-    """For sessions that read no models.
-
-    Raises:
-        UnavailableError: Always.
-    """
-    raise UnavailableError(
-        f"the model {path} cannot be read: this session was made without a reader of models"
-    )
 
 
 class TouchFronts:
@@ -48,7 +38,8 @@ class TouchFronts:
     def __init__(self, config: EstimatorConfig, open_model: OpenModel) -> None:
         self._fronts = {
             s.name: TactileFrontEnd(
-                FrontEndOptions.of(s), open_model(s.model) if s.model else None
+                FrontEndOptions.of(s),
+                checked(open_model(s.model), s.image) if s.model else None,
             )
             for s in config.sensors
             if s.type == "tactile_image"

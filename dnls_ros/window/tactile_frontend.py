@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dnls_ros.errors import DnlsError
 from dnls_ros.window.bodies import Array, pose_of_rpy
 from dnls_ros.window.config import ImageConfig, SensorConfig
 from dnls_ros.window.measurements import (
@@ -283,6 +284,27 @@ def _pairs(model: TactileModel, earlier: list[_Kept], feature: Array) -> tuple[P
         Pair(k.stamp, motion, sigma)
         for k, motion, sigma in zip(earlier, motions, sigmas, strict=True)
     )
+
+
+def checked(model: TactileModel, image: ImageConfig) -> TactileModel:
+    """The model, if one image and one pair of it can be used.
+
+    Raises:
+        DnlsError: It fails on them.
+    """
+    width, height = image.size
+    black = np.zeros((3, height, width), dtype=np.float32)
+    try:
+        feature = np.asarray(model.feature(black), dtype=np.float64)
+        if feature.ndim != 1 or not np.isfinite(feature).all():
+            raise ValueError(f"the feature of a black image has shape {feature.shape}: {feature}")
+        _pairs(model, [_Kept(0, 0, 0, feature)], feature)
+    except Exception as error:  # a model may raise anything
+        raise DnlsError(
+            f"the model {model.hash} fails its test on a black image of {width} × {height} "
+            f"pixels: {type(error).__name__}: {error}"
+        ) from error
+    return model
 
 
 def fitted(pixels: Pixels, image: ImageConfig) -> Pixels:

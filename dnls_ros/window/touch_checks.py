@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.window.config import TOUCH_TYPES, EstimatorConfig, SensorConfig, TrackConfig
+from dnls_ros.window.config import (
+    TOUCH_TYPES,
+    EstimatorConfig,
+    ImageConfig,
+    SensorConfig,
+    TrackConfig,
+)
 from dnls_ros.window.parameter_blocks import Problems
 
 PAIR_MARGIN = 0.1
@@ -87,16 +93,8 @@ def _check_sensor(sensor: SensorConfig, track: TrackConfig, problems: Problems) 
 
 def _check_images(sensor: SensorConfig, duration: float, problems: Problems) -> None:
     """Pairs fit the window, and numbers of an image are as many as they must be."""
-    where = f"sensor.{sensor.name}"
-    offsets = sensor.pair_offsets
-    if list(offsets) != sorted(set(offsets)):
-        problems.add(f"{where}.pair_offsets", f"got {list(offsets)}; expected ascending numbers")
-    if len(sensor.image.crop) not in (0, 4):
-        count = len(sensor.image.crop)
-        problems.add(f"{where}.image.crop", f"has {count} numbers; expected 4, or none")
-    if len(sensor.image.size) != 2:
-        count = len(sensor.image.size)
-        problems.add(f"{where}.image.size", f"has {count} numbers; expected width and height")
+    where, offsets = f"sensor.{sensor.name}.", sensor.pair_offsets
+    check_images(where, offsets, sensor.image, problems)
     if not sensor.model or not sensor.expected_rate or not offsets:
         return
     needed = max(offsets) / sensor.expected_rate + PAIR_MARGIN
@@ -104,3 +102,17 @@ def _check_images(sensor: SensorConfig, duration: float, problems: Problems) -> 
         text = f"got {duration:g} s; sensor '{sensor.name}' pairs images up to {max(offsets)} "
         text += f"frames apart at {sensor.expected_rate:g} Hz: expected at least {needed:g} s"
         problems.add("window.duration", text)
+
+
+def check_images(
+    where: str, offsets: tuple[int, ...], image: ImageConfig, problems: Problems
+) -> None:
+    """Numbers about images are as many as they must be; ``where`` ends with a dot."""
+    if list(offsets) != sorted(set(offsets)):
+        text = f"got {list(offsets)}; expected ascending numbers"
+        problems.add(f"{where}pair_offsets", text)
+    if len(image.crop) not in (0, 4):
+        problems.add(f"{where}image.crop", f"has {len(image.crop)} numbers; expected 4, or none")
+    if len(image.size) != 2:
+        text = f"has {len(image.size)} numbers; expected width and height"
+        problems.add(f"{where}image.size", text)
