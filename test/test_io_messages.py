@@ -341,7 +341,9 @@ def test_ten_thousand_random_messages_raise_nothing(type_name):
         else:
             assert_sound(result)
             reasons.add(Reason.ACCEPTED)
-    assert reasons >= {Reason.ACCEPTED, Reason.BAD_SHAPE, Reason.NOT_FINITE}
+    pixels = "Image" in type_name  # bytes are always finite
+    assert reasons >= {Reason.ACCEPTED, Reason.BAD_SHAPE}
+    assert pixels or Reason.NOT_FINITE in reasons
 
 
 def assert_sound(measurement):

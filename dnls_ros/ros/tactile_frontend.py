@@ -51,6 +51,7 @@ from dnls_ros.ros.lifecycle import ManagedNode, run_managed
 from dnls_ros.ros.parameters import descriptor_of, plain_value
 from dnls_ros.ros.publish_topics import Topics
 from dnls_ros.ros.qos import subscribe_to
+from dnls_ros.ros.services_model import LOADING
 from dnls_ros.ros.types import message_class
 from dnls_ros.ros.writer import WriterThread
 from dnls_ros.runtime.models import open_model
@@ -65,8 +66,6 @@ THROTTLE = 5.0
 WAITING = 100
 """Images that wait at most; the next one is QUEUE_FULL."""
 DIAGNOSTICS_PERIOD = 1.0
-LOADING = 20.0
-"""Longest wait for a model [s]."""
 
 
 class _Passage:
