@@ -60,7 +60,7 @@ class TactileTrajectory:
 
     def part(self, first: int, last: int) -> TactileTrajectory:
         """Steps first … last − 1."""
-        rows = {
+        rows: dict[str, Any] = {
             name: value[first:last] if isinstance(value, np.ndarray) else value
             for name, value in vars(self).items()
         }
