@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -54,14 +55,64 @@ def good(type_name: str, stamp: int) -> Any:
     }
     if type_name in makers:
         return makers[type_name]()
-    return filled(type_name, stamp)
+    made = filled(type_name, stamp)
+    return dataclasses.replace(made, **TOUCHING[type_name]) if type_name in TOUCHING else made
+
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+TOUCHING: dict[str, dict[str, Any]] = {
+    "dnls_ros/msg/ContactState": {"in_contact": True, "has_center": True},
+    "dnls_ros/msg/TactileRelativePose": {"axes": 32},
+    "geometry_msgs/msg/WrenchStamped": {},
+    "sensor_msgs/msg/Image": {
+        "height": 8, "width": 8, "encoding": "rgb8", "step": 24, "data": PIXELS.reshape(-1),
+    },
+    "sensor_msgs/msg/CompressedImage": {"data": cv2.imencode(".png", PIXELS)[1].reshape(-1)},
+}  # fmt: skip
+"""Messages of touch, with what fits together in them."""
+FINGER = np.array([0.88, 2.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+"""At the left side of the object that the anchor tells of."""
+
+
+def touched(type_name: str) -> Any:
+    """A session with an object, its finger, and the sensor under test on that."""
+    (kind, *_) = ADAPTERS[type_name].sensor_types
+    shape = {"type": "rect", "size": [0.24, 0.16]}
+    tested: dict[str, Any] = {"type": kind, "topic": "under_test", "extrinsic": [0.0] * 6}
+    if kind == "tactile_image":
+        tested |= {"axes": ["distance"], "image.size": [8, 8]}
+    given = {
+        **SE3,
+        "window.min_state_gap": 0.02,
+        "tracks": ["object", "ee"],
+        "track.object": {
+            "motion": "quasi_static_push", "pusher_track": "ee", "shape": shape,
+            "child_frame": "thing",
+        },
+        "sensors": ["anchor", "finger", "tested"],
+        "sensor.anchor": {"type": "pose", "topic": "anchor", "extrinsic": [0.0] * 6},
+        "sensor.finger": {
+            "type": "pose", "topic": "finger", "track": "ee", "extrinsic": [0.0] * 6,
+        },
+        "sensor.tested": tested,
+    }  # fmt: skip
+    return load_parameters(given)
 
 
 def filled(type_name: str, stamp: int) -> Any:
     """A message built from its definition: small numbers, unit quaternions, real frames."""
     kind = message_class(type_name)
-    names = {f.name: str(f.type) for f in dataclasses.fields(kind) if f.init and f.name[0] != "_"}
+    names = {f.name: str(f.type) for f in members(kind)}
     return kind(**{name: value_of(text, name, stamp) for name, text in names.items()})
+
+
+def members(kind: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a message, without its constants."""
+    return [
+        f
+        for f in dataclasses.fields(kind)
+        if f.init and f.name[0] != "_" and "ClassVar" not in str(f.type)
+    ]
 
 
 def value_of(kind: str, name: str, stamp: int) -> Any:
@@ -123,10 +174,9 @@ def spoiled(value: Any, name: str = "") -> Iterator[Any]:
         yield value * 3
         yield from ([one] for one in spoiled(value[0]))
     elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            if field.init and field.name[0] != "_":
-                for wrong in spoiled(getattr(value, field.name), field.name):
-                    yield dataclasses.replace(value, **{field.name: wrong})
+        for field in members(value):
+            for wrong in spoiled(getattr(value, field.name), field.name):
+                yield dataclasses.replace(value, **{field.name: wrong})
 
 
 def spoiled_arrays(value: np.ndarray) -> Iterator[np.ndarray]:
@@ -176,7 +226,8 @@ def check(session: Session) -> None:
 
 
 def fuzz(type_name: str, count: int) -> Session:
-    session = Session(config_for(type_name))
+    touch = type_name in TOUCHING
+    session = Session(touched(type_name) if touch else config_for(type_name))
     if ADAPTERS[type_name].sensor_types == ("landmarks",):
         session.set_intrinsics("tested", CAMERA)
     variants = itertools.cycle(spoiled(good(type_name, START)))
@@ -185,6 +236,9 @@ def fuzz(type_name: str, count: int) -> Session:
         if number % 25 == 0:
             message = good(ANCHOR, stamp)
             session.receive(adapt("anchor", ANCHOR, message, number), stamp)
+            if touch:
+                pose = COMPOSE.pose_with_covariance_stamped(stamp, "map", FINGER, 1e-6 * np.eye(6))
+                session.receive(adapt("finger", ANCHOR, pose, number), stamp)
         wrong = restamped(next(variants), stamp)
         session.receive(adapt("tested", type_name, wrong, number), stamp)
         check(session)

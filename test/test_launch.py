@@ -207,7 +207,11 @@ def test_with_a_lifecycle_manager_the_node_waits(tmp_path):
 @pytest.mark.ros
 def test_localization_2d_starts_the_front_end_too():
     with launched("localization_2d", "namespace:=r") as one:
-        one.wait_for(r"\[r\.dnls_estimator\]: dnls_ros .*, configuration (\w+);")
+        found = one.wait_for(r"\[r\.dnls_estimator\]: dnls_ros .*, configuration (\w+);")
+        config = load_parameters(CONFIG)
+        heard = replace(config.sensor("tags"), topic="landmark_frontend/observations")
+        sensors = tuple(heard if s.name == "tags" else s for s in config.sensors)
+        assert found[1] == config_hash(config.with_sensors(sensors))
         one.wait_for(r"landmark_frontend_node-\d+\]: process started")
         time.sleep(1.0)
         assert "has died" not in one.output

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -196,7 +197,7 @@ def estimator(given: Given, extra: Mapping[str, Any] | None = None) -> Lifecycle
     parameters = {**_overrides(given), **(extra or {})}
     return LifecycleNode(
         **_node(given, "estimator_node", "dnls_estimator"),
-        parameters=[ParameterFile(for_namespace(file, given["namespace"])), parameters],
+        parameters=_sections(given, file, "dnls_estimator", parameters),
         cwd=str(file.parent),  # where files that the parameters name are looked for
     )
 
@@ -218,9 +219,9 @@ def front_end(
     file = given.file("params_file")
     node = _node(given, f"{name}_node", name)
     node["remappings"] = [*node["remappings"], *topics]
-    section = ParameterFile(for_namespace(file, given["namespace"]))
     chosen = {**_autostart(given), **parameters}
-    return LifecycleNode(**node, parameters=[section, chosen], cwd=str(file.parent))
+    sections = _sections(given, file, name, chosen)
+    return LifecycleNode(**node, parameters=sections, cwd=str(file.parent))
 
 
 def plain_node(
@@ -257,9 +258,9 @@ def companions(given: Given) -> list[Node]:
         started.append(Node(package="foxglove_bridge", executable="foxglove_bridge"))
     if "record" in given and given.truth("record"):
         folder = {"output_dir": given["output_dir"]} if given["output_dir"] else {}
-        section = ParameterFile(for_namespace(given.file("params_file"), given["namespace"]))
+        sections = _sections(given, given.file("params_file"), "dnls_recorder", folder)
         node = _node(given, "recorder_node", "dnls_recorder")
-        started.append(Node(**node, parameters=[section, folder]))
+        started.append(Node(**node, parameters=sections))
     return started
 
 
@@ -276,6 +277,24 @@ def _autostart(given: Given) -> dict[str, bool]:
     if given.truth("use_lifecycle_manager"):
         return {"autostart": False}
     return {"autostart": given.truth("autostart")} if given["autostart"] else {}
+
+
+def _sections(
+    given: Given, file: Path, node: str, parameters: Mapping[str, Any]
+) -> list[ParameterFile]:
+    """A node's parameters by the file, and those that win over it.
+
+    The latter go under the node's own name: launch would write them for every node (``/**``), and
+    since use_sim_time is given that way before, ROS takes the file's for the later ones.
+    """
+    files = [for_namespace(file, given["namespace"])]
+    if parameters:
+        name = "/".join(filter(None, ["", given["namespace"].strip("/"), node]))
+        handle, own = tempfile.mkstemp(prefix="dnls_params_", suffix=".yaml")
+        with open(handle, "w", encoding="utf-8") as target:
+            yaml.safe_dump({name: {"ros__parameters": dict(parameters)}}, target)
+        files.append(own)
+    return [ParameterFile(one) for one in files]
 
 
 def for_namespace(file: Path, namespace: str) -> str:

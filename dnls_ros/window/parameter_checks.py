@@ -24,7 +24,7 @@ ABOUT_TYPE: Mapping[str, tuple[str, ...]] = {
     "cost": ("custom",),
     "camera_info_topic": ("landmarks",),
     "model": ("tactile_image",),
-    "contact.radius": ("contact", "tactile_image"),
+    "contact.radius": ("contact", "tactile_image", "wrench_contact"),
     "image.crop": ("tactile_image",),
     "camera.calibration_file": ("landmarks",),
     "camera.estimate_extrinsic": ("landmarks",),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,43 +32,6 @@ from dnls_ros.window.pushed import PushedObject
 from dnls_ros.window.rigid import compose, inverse, transform
 from dnls_ros.window.sensors import Factors, loss_of, noise_of_mount, ref_of, unit_pose
 from dnls_ros.window.wrench import LineOfForce, WrenchContacts, line_of_force
-
-
-@runtime_checkable
-class TouchModel(Protocol):
-    """A `SensorModel` of a sensor on a finger."""
-
-    @property
-    def config(self) -> SensorConfig:
-        """The sensor's configuration."""
-        ...
-
-    @property
-    def body(self) -> Body:
-        """The object."""
-        ...
-
-    @property
-    def finger(self) -> Body:
-        """What pushes it."""
-        ...
-
-    def hear(self, known: Contacts | None, m: Measurement) -> Contacts | None:
-        """The sensor's timeline of contact with a measurement more; None: it has none."""
-        ...
-
-    def points(self, m: Measurement) -> Array | Verdict:
-        """Where on the finger (K, 2) the object's surface is [m], by a measurement."""
-        ...
-
-    def guess(self, m: Measurement) -> Array | None:
-        """None: touch does not say where the object is."""
-        ...
-
-    def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
-        """The factors on a measurement's states."""
-        ...
-
 
 _NOWHERE = np.zeros((0, 2))
 
@@ -284,3 +246,11 @@ class WrenchContact:
                 *refs, point, along, field, noise=noise, loss=loss
             )
         return made
+
+
+TouchModel = Contact | TactileRelative | TactileImage | WrenchContact
+"""The models of sensors on a finger.
+
+Beside what a `SensorModel` has they know the ``finger``, take a measurement's word on contact into
+a timeline (`hear`), and say which points of the finger the measurement puts on the surface.
+"""
