@@ -33,6 +33,8 @@ from dnls_ros.costs import (
     constant_velocity,
     constant_velocity_noise,
     contact_in_plane,
+    contact_normal,
+    contact_point,
     double_integrator,
     end_effector_pose,
     end_effector_position,
@@ -286,6 +288,15 @@ def _contact(tip: type[LieGroup] | int) -> Case:
     return contact_in_plane, arguments
 
 
+def _contact_at(cost: Cost, last: int) -> Case:
+    def arguments(d: Draw) -> tuple[Any, ...]:
+        other = d.element(SE2)
+        e = other @ SE2.exp(d.vector(3))
+        return other, e, 0.25 * d.vector(2), d.vector(last), _field(d)
+
+    return cost, arguments
+
+
 def _push(tip: type[LieGroup] | int) -> Case:
     def arguments(d: Draw) -> tuple[Any, ...]:
         tips = d.pair(SE2)
@@ -373,6 +384,8 @@ CASES: dict[str, Case] = {
     "collision-point": _collision(2),
     "contact_in_plane-SE2": _contact(SE2),
     "contact_in_plane-point": _contact(2),
+    "contact_point": _contact_at(contact_point, 1),
+    "contact_normal": _contact_at(contact_normal, 2),
     "quasi_static_push-SE2": _push(SE2),
     "quasi_static_push-point": _push(2),
     "tactile_relative_pose": (

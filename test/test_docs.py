@@ -165,6 +165,7 @@ def test_every_shipped_configuration_loads_and_starts(path):
 def test_the_files_of_the_design_are_shipped():
     shipped = {path.stem for path in configurations()}
     design = {"minimal_pose", "localization_2d", "mocap_object_se3", "all_parameters"}
+    design |= {"tactile_pushing_rect", "tactile_pushing_disc"}
     assert design <= shipped
     assert len((ROOT / "config" / "minimal_pose.yaml").read_text().splitlines()) <= 10
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from dnls_ros.window.parameters import config_hash, load_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
-NAMES = ["demo", "doctor", "estimator", "localization_2d", "replay"]
+NAMES = ["demo", "doctor", "estimator", "localization_2d", "replay", "tactile_pushing"]
 # Our own folder launch/ would satisfy a search for ``launch`` alone.
 REAL = importlib.util.find_spec("launch_ros") is not None
 COMMON = {
@@ -42,6 +43,7 @@ EXTRA = {
     "estimator": set[str](),
     "localization_2d": {"tags_file"},
     "replay": {"bag", "rate", "start_offset", "duration", "loop"},
+    "tactile_pushing": {"sensor_ns", "model", "object", "ee_source"},
 }
 LACKING = {
     "doctor": COMMON - {"namespace", "params_file", "use_sim_time", "log_level"},
@@ -183,8 +185,6 @@ def write_config(path: Path) -> EstimatorConfig:
 
 @pytest.mark.ros
 def test_namespace_and_arguments_win_over_the_file(tmp_path):
-    from dataclasses import replace
-
     config = write_config(tmp_path / "own.yaml")
     expected = replace(config, device="cpu", output_dir=str(tmp_path / "out"))
     given = (f"params_file:={tmp_path / 'own.yaml'}", "namespace:=robot1", "device:=cpu")
@@ -213,6 +213,38 @@ def test_localization_2d_starts_the_front_end_too():
         assert "has died" not in one.output
         assert one.interrupt() == 0
         assert one.output.count("process has finished cleanly") == 2
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        ((), {}),
+        (
+            ("object:=disc", "ee_source:=tf", "namespace:=arm1"),
+            {
+                "type": "tf_pose",
+                "topic": "",
+                "target_frame": "ee",
+                "throttle": 0.0,
+                "expected_rate": 30.0,
+            },
+        ),
+    ],
+)
+def test_tactile_pushing_starts_the_front_end_and_the_estimator_of_the_object(given, changes):
+    shape = "disc" if given else "rect"
+    config = load_parameters(ROOT / "config" / f"tactile_pushing_{shape}.yaml")
+    finger = replace(config.sensor("ee_pose"), **changes)
+    sensors = tuple(finger if s.name == "ee_pose" else s for s in config.sensors)
+    with launched("tactile_pushing", *given) as one:
+        found = one.wait_for(r"dnls_estimator\]: dnls_ros .*, configuration (\w+);")
+        assert found[1] == config_hash(config.with_sensors(sensors))
+        one.wait_for(r"tactile_frontend_node-\d+\]: process started")
+        time.sleep(2.0)
+        assert "has died" not in one.output
+        assert one.interrupt() == 0
+        assert one.output.count("process has finished cleanly") == 2, one.output
 
 
 @pytest.mark.ros
@@ -274,6 +306,9 @@ REFUSED = [
     ("estimator", "log_level:=loud", 'provided value "loud" is not valid'),
     ("estimator", "parms_file:=x.yaml", "the nearest valid name is 'params_file'"),
     ("localization_2d", "tags_file:=none.yaml", "tags_file 'none.yaml' does not exist"),
+    ("tactile_pushing", "object:=cube", "object is 'cube'; expected one of rect, disc"),
+    ("tactile_pushing", "ee_source:=arm", 'provided value "arm" is not valid'),
+    ("tactile_pushing", "model:=none.pt", "model 'none.pt' does not exist"),
     ("replay", "rate:=1", "bag is empty; give bag:=/path/to/it"),
     ("replay", "loop:=often", 'provided value "often" is not valid'),
     ("demo", "rate:=fast", "rate is 'fast'; expected a number of at least 0.01"),

@@ -42,7 +42,11 @@ WRONG_TYPES = {
     "string": (1, 1.5, True, None, ["text"], b"text", {}),
     "list": (1, 1.5, "text", True, [None], [[]], [{}], {}),
 }
-LIST_ITEMS = {"double[]": (["1.0"], [True]), "string[]": ([1], [1.5], [True])}
+LIST_ITEMS = {
+    "int[]": (["1"], [True], [1.5]),
+    "double[]": (["1.0"], [True]),
+    "string[]": ([1], [1.5], [True]),
+}
 ANOTHER: dict[str, Any] = {
     "sensors": ["other"],
     "tracks": ["other"],
@@ -64,6 +68,12 @@ ANOTHER: dict[str, Any] = {
     "landmarks.map_file": str(ROOT / "config" / "demo_tags.yaml"),
     "camera.calibration_file": str(ROOT / "config" / "demo_tags.yaml"),
     "camera.extrinsic_sigma": [0.3] * 6,
+    "shape.size": [0.1],
+    "shape.sdf_file": str(ROOT / "config" / "demo_tags.yaml"),
+    "model": str(ROOT / "config" / "demo_tags.yaml"),
+    "pair_offsets": [5],
+    "image.crop": [0, 0, 64, 64],
+    "image.size": [64, 64],
 }
 """Values other than the default, for rows whose type, range and words do not give one."""
 
@@ -92,7 +102,7 @@ def outside(row: Row, end: float, towards: float) -> Any:
     assert row.range is not None
     if end in row.range:
         step = math.copysign(1.0, towards)
-        end = int(end + step) if row.type == "int" else math.nextafter(end, towards)
+        end = int(end + step) if row.type.startswith("int") else math.nextafter(end, towards)
     return [end] if row.type.endswith("[]") else end
 
 
@@ -149,7 +159,7 @@ def test_the_ends_of_a_range_are_in_it(name):
     assert row.range is not None
     for end in (row.range.low, row.range.high):
         if math.isfinite(end) and end in row.range:
-            kind = int if row.type == "int" else float
+            kind = int if row.type.startswith("int") else float
             value = [kind(end)] if row.type.endswith("[]") else kind(end)
             with pytest.raises(DnlsError) as caught:  # something else is always wrong here
                 load_parameters(BASE | {name: value, "colour": 1})
@@ -204,16 +214,18 @@ def test_the_dynamic_rows_are_those_of_the_interface():
     assert not any(row.dynamic for row in TRACK)
     assert [row.name for row in SENSOR if row.dynamic] == [
         "enabled", "sigma", "sigma_floor", "covariance_scale", "robust", "robust_scale",
-        "gate_probability", "stamp_offset", "expected_rate", "throttle", "stale_after",
+        "gate_probability", "stamp_offset", "contact.z_threshold", "contact.area_fraction",
+        "contact.hysteresis", "force_threshold_on", "force_threshold_off", "expected_rate",
+        "throttle", "stale_after",
     ]  # fmt: skip
 
 
 def test_every_number_has_a_range_and_every_row_a_meaning():
-    free = {"init.pose", "extrinsic"}  # positions and angles
+    free = {"init.pose", "extrinsic", "shape.size"}  # positions and angles
     for row in (*NODE, *TRACK, *SENSOR):
         assert row.meaning, row.name
         assert not row.meaning[0].isspace(), row.name
-        if row.type in ("int", "double", "double[]"):
+        if row.type in ("int", "double", "int[]", "double[]"):
             assert (row.range is None) is (row.name in free), row.name
 
 
@@ -333,8 +345,9 @@ def values_near(row: Row) -> st.SearchStrategy[Any]:
         return st.lists(words, max_size=6) if row.type == "string[]" else words
     if row.type == "bool":
         return st.booleans()
-    if row.type == "int":
-        return st.integers(0, 300)
+    if row.type.startswith("int"):
+        whole = st.integers(0, 300)
+        return st.lists(whole, max_size=5) if row.type == "int[]" else whole
     if row.type.startswith("double"):
         numbers = st.sampled_from([0.0, 1e-9, 0.02, 0.3, 0.9, 1.0, 3.0, 40.0, -1.0])
         return st.lists(numbers, max_size=7) if row.type == "double[]" else numbers

@@ -6,6 +6,8 @@ from dnls_ros.costs.camera import PinholeCamera as PinholeCamera
 from dnls_ros.costs.camera import landmark_reprojection as landmark_reprojection
 from dnls_ros.costs.camera import tag_corners as tag_corners
 from dnls_ros.costs.contact import contact_in_plane as contact_in_plane
+from dnls_ros.costs.contact import contact_normal as contact_normal
+from dnls_ros.costs.contact import contact_point as contact_point
 from dnls_ros.costs.distance_field import DistanceField as DistanceField
 from dnls_ros.costs.distance_field import collision as collision
 from dnls_ros.costs.dynamics import double_integrator as double_integrator

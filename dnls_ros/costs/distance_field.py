@@ -62,6 +62,19 @@ class DistanceField:
             torch.where(known.unsqueeze(-1), gradient, torch.nan),
         )
 
+    def mixed(self, points: Tensor) -> Tensor:
+        """∂²d/∂x∂y (…, K) [1/m] at points (…, K, 2), the same all over a cell of the grid."""
+        height, width = self.distance.shape[-2:]
+        place = (points - self.origin.unsqueeze(-2)) / self.cell.unsqueeze(-2)
+        last = torch.cat([place.new_full((1,), size - 2) for size in (width, height)])
+        corner = torch.minimum(place.detach().clamp(min=0).floor(), last)
+        grid, quarter = self.distance.unsqueeze(-3), corner.new_full((2,), 0.25)
+        low, high = (
+            bilinear(grid, torch.cat([corner[..., :1], corner[..., 1:] + k], -1) + quarter)[1]
+            for k in (0.0, 0.5)
+        )
+        return 2 * (high - low)[..., 0].squeeze(-1) / self.cell.square()
+
 
 @cost(batched=True)
 def collision(x: SE2 | Tensor, p_body: Tensor, clearance: Tensor, field: DistanceField) -> Tensor:

@@ -95,7 +95,7 @@ def _estimator(
         "software_version": figures.software_version,
         **more,
     }
-    return _status(compose, level, f"{node}: estimator", text, node, values)
+    return diagnostic_status(compose, level, f"{node}: estimator", text, node, values)
 
 
 def _sensor(
@@ -125,12 +125,13 @@ def _sensor(
     text = sensor.state.name
     if level != "OK" and sensor.message:
         text += f": {sensor.message}"
-    return _status(compose, level, f"{node}: sensor {sensor.name}", text, node, values)
+    return diagnostic_status(compose, level, f"{node}: sensor {sensor.name}", text, node, values)
 
 
-def _status(
+def diagnostic_status(
     compose: Composer, level: str, name: str, text: str, node: str, values: Mapping[str, str]
 ) -> Any:
+    """Make a diagnostic_msgs/DiagnosticStatus; ``level`` is the name of its constant."""
     kind = compose.find("diagnostic_msgs/msg/DiagnosticStatus")
     pair = compose.find("diagnostic_msgs/msg/KeyValue")
     return kind(

@@ -102,7 +102,7 @@ def sensor_health(
         received=health.received,
         accepted=health.accepted,
         rejected=rejected,
-        model_hash="",
+        model_hash=health.model_hash,
         message=health.message,
     )
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from dnls_ros.io import fields
+from dnls_ros.io import fields, touch_messages
 from dnls_ros.io.cameras import camera_from_matrix
 from dnls_ros.io.fields import FieldError
+from dnls_ros.io.origin import Origin, head
 from dnls_ros.window.config import SensorConfig
 from dnls_ros.window.custom import Head, load_custom
 from dnls_ros.window.measurements import (
@@ -41,14 +42,6 @@ from dnls_ros.window.measurements import (
 ODOMETRY = "nav_msgs/msg/Odometry"
 FAMILY_BY_BITS = {4: "tag16h5", 5: "tag25h9", 6: "tag36h11"}
 """Tag families by the edge of their payload in bits, where the family field does not say."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Who sends a message, for the measurement made of it."""
-
-    sensor: str
-    sequence: int
 
 
 @dataclass(frozen=True)
@@ -94,11 +87,10 @@ def _custom(cost: str) -> Callable[[Any, Origin], Measurement]:
     kind = load_custom(cost)
 
     def read(message: Any, origin: Origin) -> Measurement:
-        head = Head(sensor=origin.sensor, stamp=0, frame="", sequence=origin.sequence)
+        begin = Head(sensor=origin.sensor, stamp=0, frame="", sequence=origin.sequence)
         if hasattr(message, "header"):
-            _, stamp, frame, _ = _head(message, origin)
-            head = Head(sensor=origin.sensor, stamp=stamp, frame=frame, sequence=origin.sequence)
-        made = kind.read(message, head)
+            _, begin["stamp"], begin["frame"], _ = head(message, origin)
+        made = kind.read(message, begin)
         if not isinstance(made, kind.measurement):
             wanted, got = kind.measurement.__name__, type(made).__name__
             raise FieldError(f"{cost}.read gave a {got}, expected a {wanted}")
@@ -146,15 +138,8 @@ def _stamp_if_any(message: Any) -> int:
         return 0
 
 
-def _head(message: Any, origin: Origin) -> tuple[str, int, str, int]:
-    """Read what all stamped messages begin with: sensor, stamp, frame, sequence."""
-    header = message.header
-    stamp, frame = fields.stamp(header.stamp), fields.text(header.frame_id, "header.frame_id")
-    return origin.sensor, stamp, frame, origin.sequence
-
-
 def _pose_with_covariance_stamped(message: Any, origin: Origin) -> PoseMeasurement:
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     pose, covariance = fields.pose_with_covariance(message.pose, "pose")
     return PoseMeasurement(
         sensor=sensor,
@@ -167,19 +152,19 @@ def _pose_with_covariance_stamped(message: Any, origin: Origin) -> PoseMeasureme
 
 
 def _pose_stamped(message: Any, origin: Origin) -> PoseMeasurement:
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     pose = fields.pose(message.pose, "pose")
     return PoseMeasurement(sensor=sensor, stamp=stamp, frame=frame, sequence=sequence, pose=pose)
 
 
 def _transform_stamped(message: Any, origin: Origin) -> PoseMeasurement:
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     pose = fields.pose(message.transform, "transform")
     return PoseMeasurement(sensor=sensor, stamp=stamp, frame=frame, sequence=sequence, pose=pose)
 
 
 def _twist_with_covariance_stamped(message: Any, origin: Origin) -> TwistMeasurement:
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     return TwistMeasurement(
         sensor=sensor,
         stamp=stamp,
@@ -191,7 +176,7 @@ def _twist_with_covariance_stamped(message: Any, origin: Origin) -> TwistMeasure
 
 
 def _odometry(message: Any, origin: Origin) -> OdometryMeasurement:
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     pose, covariance = fields.pose_with_covariance(message.pose, "pose")
     return OdometryMeasurement(
         sensor=sensor,
@@ -213,7 +198,7 @@ def _odometry_twist(target_frame: str) -> Callable[[Any, Origin], TwistMeasureme
     """
 
     def read(message: Any, origin: Origin) -> TwistMeasurement:
-        sensor, stamp, _, sequence = _head(message, origin)
+        sensor, stamp, _, sequence = head(message, origin)
         return TwistMeasurement(
             sensor=sensor,
             stamp=stamp,
@@ -231,7 +216,7 @@ def _imu(message: Any, origin: Origin) -> ImuMeasurement:
 
     The covariance of the orientation is about the world's axes, as that of a pose.
     """
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     orientation, orientation_covariance = fields.orientation(message)
     rate, rate_covariance = fields.vector_with_covariance(message, "angular_velocity")
     acceleration = fields.vector(message.linear_acceleration, "linear_acceleration")
@@ -249,7 +234,7 @@ def _imu(message: Any, origin: Origin) -> ImuMeasurement:
 
 
 def _relative_pose(message: Any, origin: Origin) -> RelativePoseMeasurement:
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     relative, covariance = fields.pose_with_covariance(message.relative, "relative")
     return RelativePoseMeasurement(
         sensor=sensor,
@@ -263,7 +248,7 @@ def _relative_pose(message: Any, origin: Origin) -> RelativePoseMeasurement:
 
 
 def _range_bearing(message: Any, origin: Origin) -> RangeBearingMeasurement:
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     ids = tuple(fields.text(name, "ids") for name in message.ids)
     ranges = fields.numbers(message.ranges, "ranges", len(ids))
     bearings = fields.numbers(message.bearings, "bearings", len(ids))
@@ -281,7 +266,7 @@ def _range_bearing(message: Any, origin: Origin) -> RangeBearingMeasurement:
 
 
 def _landmarks(message: Any, origin: Origin) -> LandmarkMeasurement:
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     matrix = fields.finite(fields.numbers(message.k, "k", 9), "k")
     model = fields.text(message.distortion_model, "distortion_model")
     coefficients = fields.finite(fields.numbers(message.d, "d"), "d")
@@ -316,7 +301,7 @@ def _observation(message: Any) -> LandmarkObservation:
 
 def _april_tag_detections(message: Any, origin: Origin) -> LandmarkMeasurement:
     """Read apriltag_msgs/AprilTagDetectionArray (ROS 2); quality is the decision margin."""
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     seen = tuple(
         LandmarkObservation(
             id=_tag_id(fields.text(tag.family, "family"), tag.id),
@@ -332,7 +317,7 @@ def _april_tag_detections(message: Any, origin: Origin) -> LandmarkMeasurement:
 
 def _apriltag_array(message: Any, origin: Origin) -> LandmarkMeasurement:
     """Read apriltag_msgs/ApriltagArrayStamped (ROS 1); wrong bits lower the quality from 1."""
-    sensor, stamp, frame, sequence = _head(message, origin)
+    sensor, stamp, frame, sequence = head(message, origin)
     seen = tuple(
         LandmarkObservation(
             id=_tag_id(_family(tag), tag.id),
@@ -380,5 +365,14 @@ ADAPTERS: dict[str, Adapter] = {
     "dnls_ros/msg/LandmarkObservationArray": Adapter(_landmarks, ("landmarks",)),
     "apriltag_msgs/msg/AprilTagDetectionArray": Adapter(_april_tag_detections, ("landmarks",)),
     "apriltag_msgs/msg/ApriltagArrayStamped": Adapter(_apriltag_array, ("landmarks",)),
+    "dnls_ros/msg/ContactState": Adapter(touch_messages.contact, ("contact",)),
+    "dnls_ros/msg/TactileRelativePose": Adapter(
+        touch_messages.tactile_relative, ("tactile_relative",)
+    ),
+    "geometry_msgs/msg/WrenchStamped": Adapter(touch_messages.wrench, ("wrench_contact",)),
+    "sensor_msgs/msg/Image": Adapter(touch_messages.image, ("tactile_image",)),
+    "sensor_msgs/msg/CompressedImage": Adapter(
+        touch_messages.compressed_image, ("tactile_image",)
+    ),
 }
 """All message types that can be measured with."""

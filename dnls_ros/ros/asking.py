@@ -96,6 +96,17 @@ class _Sleep:
             yield
 
 
+def pending_for(node: Node, who: str, seconds: float = PATIENCE) -> Pending:
+    """An answer of another thread for a node's executor to wait for."""
+
+    def wake() -> None:
+        executor = node.executor
+        if executor is not None:
+            executor.wake()
+
+    return Pending(who, seconds, wake)
+
+
 class Asker:
     """Asks the solver thread."""
 
@@ -106,13 +117,7 @@ class Asker:
 
     def pending(self, who: str, seconds: float = PATIENCE) -> Pending:
         """An answer for the node's executor to wait for."""
-
-        def wake() -> None:
-            executor = self._node.executor
-            if executor is not None:
-                executor.wake()
-
-        return Pending(who, seconds, wake)
+        return pending_for(self._node, who, seconds)
 
     def ask(self, function: Callable[[Session], Any], seconds: float = PATIENCE) -> Pending:
         """Has ``function`` called with the session between two solves; await what it returns."""

@@ -67,6 +67,10 @@ class Given:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
+    def with_value(self, name: str, value: str) -> Given:
+        """The same with another value."""
+        return Given({**self._values, name: value})
+
     def truth(self, name: str) -> bool:
         """A truth value."""
         return self._values[name].lower() == "true"
@@ -115,14 +119,16 @@ def common(
 
     Args:
         launch_file: ``__file__`` of the launch file.
-        params_file: The default, a file in config/.
+        params_file: The default, a file in config/; '' for none.
         without: Names of arguments that mean nothing there.
         defaults: Other defaults by name.
     """
     config = config_folder(launch_file)
     arguments = [
         Argument("namespace", "", "namespace of the nodes and of their relative topics"),
-        Argument("params_file", str(config / params_file), "ROS parameter file"),
+        Argument(
+            "params_file", str(config / params_file) if params_file else "", "ROS parameter file"
+        ),
         Argument("use_sim_time", "false", "take the time from /clock", TRUTH),
         Argument(
             "autostart", "", "false: wait for transitions; empty: as params_file", ("", *TRUTH)
@@ -196,17 +202,21 @@ def estimator(given: Given, extra: Mapping[str, Any] | None = None) -> Lifecycle
 
 
 def front_end(
-    given: Given, topics: Sequence[tuple[str, str]], parameters: Mapping[str, Any]
+    given: Given,
+    topics: Sequence[tuple[str, str]],
+    parameters: Mapping[str, Any],
+    name: str = "landmark_frontend",
 ) -> LifecycleNode:
-    """The landmark front end, which configures and activates itself unless told otherwise.
+    """A front end, which configures and activates itself unless told otherwise.
 
     Args:
         given: The common arguments.
         topics: What it reads, by its own names for them.
-        parameters: Its parameters; they win over a section ``landmark_frontend`` of the file.
+        parameters: Its parameters; they win over a section of its name in the file.
+        name: ``landmark_frontend`` or ``tactile_frontend``.
     """
     file = given.file("params_file")
-    node = _node(given, "landmark_frontend_node", "landmark_frontend")
+    node = _node(given, f"{name}_node", name)
     node["remappings"] = [*node["remappings"], *topics]
     section = ParameterFile(for_namespace(file, given["namespace"]))
     chosen = {**_autostart(given), **parameters}

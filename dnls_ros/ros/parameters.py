@@ -35,6 +35,7 @@ from dnls_ros.window.parameter_table import NODE, Row
 from dnls_ros.window.parameters import ROS_OWN, declared, flat, load_parameters
 
 _ARRAY_TYPES = {
+    "int[]": Parameter.Type.INTEGER_ARRAY,
     "double[]": Parameter.Type.DOUBLE_ARRAY,
     "string[]": Parameter.Type.STRING_ARRAY,
 }
@@ -107,7 +108,7 @@ class TableParameters:
     def load(self) -> EstimatorConfig:
         """Checks what was given and declares the rest; DnlsError lists every problem."""
         values: dict[str, Any] = {name: [] for name in self._node.empty_lists}
-        values |= {name: _plain(self._node.get_parameter(name).value) for name in self._given}
+        values |= {name: plain_value(self._node.get_parameter(name).value) for name in self._given}
         config = load_parameters(values, self._node.get_name())
         self._own_change = True
         try:
@@ -132,7 +133,7 @@ class TableParameters:
         """The parameters that another configuration would change."""
         before = flat(self._config) if self._config is not None else {}
         return [
-            _parameter(d.name, d.value, d.row)
+            typed_parameter(d.name, d.value, d.row)
             for d in declared(config)
             if before.get(d.name) != d.value
         ]
@@ -147,10 +148,10 @@ class TableParameters:
 
     def _declare(self, name: str, value: Any, row: Row) -> None:
         """One row as a ROS parameter; one that was given keeps its value."""
-        descriptor = _descriptor(row)
+        descriptor = descriptor_of(row)
         if self._node.has_parameter(name):
             if name not in self._given:
-                self._node.set_parameters([_parameter(name, value, row)])
+                self._node.set_parameters([typed_parameter(name, value, row)])
             self._node.set_descriptor(name, descriptor)
             return
         self._node.declare_parameter(name, value, descriptor, ignore_override=True)
@@ -173,7 +174,7 @@ class TableParameters:
         name = parameter.name
         if row_of(name) is not None and not self._node.has_parameter(name):
             return f"{name}: is not declared now; give it in the parameter file, then configure"
-        return problem_of(name, _plain(parameter.value), valid)
+        return problem_of(name, plain_value(parameter.value), valid)
 
     def _may_set(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         """Refuses what may not change now; hands dynamic changes to the running estimator."""
@@ -183,7 +184,7 @@ class TableParameters:
         fixed = [p.name for p in own if p.type_ == Parameter.Type.NOT_SET or not _is_dynamic(p)]
         if self.locked and fixed:
             return _refusal(f"{', '.join(fixed)}: {INACTIVE_ONLY}")
-        changes = {p.name: _plain(p.value) for p in own if p.name not in fixed}
+        changes = {p.name: plain_value(p.value) for p in own if p.name not in fixed}
         return self._apply_now(changes) if changes else SetParametersResult(successful=True)
 
     def _is_held(self, parameter: Parameter) -> bool:
@@ -192,7 +193,7 @@ class TableParameters:
             return False
         held = self._node.get_parameter(parameter.name)
         same_type = held.type_ == parameter.type_
-        return same_type and _plain(held.value) == _plain(parameter.value)
+        return same_type and plain_value(held.value) == plain_value(parameter.value)
 
     def _apply_now(self, changes: dict[str, Any]) -> SetParametersResult:
         """Dynamic changes, all or none; without an estimator they wait for the next configure."""
@@ -242,19 +243,19 @@ def _refusal(reason: str) -> SetParametersResult:
     return SetParametersResult(successful=False, reason=reason)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Arrays as lists."""
     return value.tolist() if isinstance(value, array.array) else value
 
 
-def _parameter(name: str, value: Any, row: Row) -> Parameter:
+def typed_parameter(name: str, value: Any, row: Row) -> Parameter:
     """A value with its ROS type, which an empty list cannot tell."""
     if row.type in _ARRAY_TYPES:
         return Parameter(name, _ARRAY_TYPES[row.type], value)
     return Parameter(name, value=value)
 
 
-def _descriptor(row: Row) -> ParameterDescriptor:
+def descriptor_of(row: Row) -> ParameterDescriptor:
     """A row for ``ros2 param describe`` and for the sliders of a GUI."""
     descriptor = ParameterDescriptor(
         description=row.meaning + (f" [{row.unit}]" if row.unit else ""),

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from dnls_ros.ros.asking import Asker, ServiceServer
 from dnls_ros.ros.inbox import Inbox
 from dnls_ros.ros.services_commands import Commands
+from dnls_ros.ros.services_model import ModelLoading
 from dnls_ros.ros.services_pose import PoseQueries
 from dnls_ros.ros.services_set_pose import PoseSetting
 from dnls_ros.ros.services_trajectory import Trajectories
@@ -40,10 +41,12 @@ class Services:
         PoseQueries(self._server, asker, config, active)
         Commands(self._server, asker, config, active, adopt)
         Trajectories(self._server, asker, config, self._writer)
+        self._models = ModelLoading(self._server, asker, config, active)
         self._poses = PoseSetting(node, self._server, asker, config, inbox, active)
 
     def stop(self) -> None:
         """Withdraws them; files that are being written are finished."""
         self._poses.stop()
         self._server.stop()
+        self._models.stop()
         self._writer.stop()

@@ -18,6 +18,7 @@ from dnls_ros.window.schedule import Ticker
 
 if TYPE_CHECKING:
     from dnls_ros.window.config import EstimatorConfig, TrackConfig
+    from dnls_ros.window.tactile_frontend import TactileModel
 
 
 class Commands(Restarts):
@@ -80,6 +81,23 @@ class Commands(Restarts):
         )
         return self.reconfigure(self.config.with_sensors(changed))
 
+    def load_model(self, sensor: str, model: TactileModel, path: str) -> Outcome:
+        """Goes on with another model of a tactile_image sensor; what it said so far stays.
+
+        Args:
+            sensor: Which.
+            model: Read and tested by the caller.
+            path: Where it came from, for the record.
+        """
+        try:
+            self._fronts.take_model(sensor, model)
+        except DnlsError as refusal:
+            return Outcome(False, str(refusal))
+        text = f"sensor '{sensor}' goes on with model {model.hash} from {path}"
+        self._say(Level.INFO, "model.reload", text, sensor=sensor, hash=model.hash, path=path)
+        self._conclude()
+        return Outcome(True, text)
+
     def reconfigure(self, config: EstimatorConfig) -> Outcome:
         """Goes on under another configuration; the window and calibrations stay.
 
@@ -100,6 +118,7 @@ class Commands(Restarts):
             part.reconfigure(config)
         self._liveness.reconfigure(config)
         self._tf_poses.reconfigure(config)
+        self._fronts.reconfigure(config)
         text = "; ".join(f"{name}: {value}" for name, value in changes.items())
         self._say(Level.INFO, "param.change", text, **changes)
         self._conclude()

@@ -10,6 +10,7 @@ brought there by tf at its own stamp, or waits for it, at most ``tf.timeout``:
     ``child_frame`` to the sensor's frame: ``target_frame``, or an odometry's ``child_frame_id``,
     for poses, ``header.frame_id`` for the rest. It may move (a camera on a pan-tilt head); of a
     twist it must not, since the motion of the mount itself is not subtracted.
+    A sensor of touch sits on the pusher of its track: its mount is that on the pusher's frame.
 (c) ``frame_override`` stands for ``header.frame_id``, whatever the message says.
 (d) The frame of a differential sensor drifts and has no part in anything: it is not compared.
 """
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnls_ros.runtime.transforms import Found, Impossible, TransformSource, bare
-from dnls_ros.window.config import EstimatorConfig, SensorConfig, TrackConfig
+from dnls_ros.window.config import TOUCH_TYPES, EstimatorConfig, SensorConfig, TrackConfig
 from dnls_ros.window.content import check_content
 from dnls_ros.window.ingress import LATEST_STAMP
 from dnls_ros.window.measurements import (
@@ -94,6 +95,8 @@ class FrameResolver:
             if not isinstance(carried, PoseMeasurement):
                 return carried
             m = carried
+        if sensor.type in TOUCH_TYPES:
+            track = self._tracks[track.pusher_track]
         mount = self._mount(sensor, track, m, frame, stamp)
         if not isinstance(mount, _Mount):
             return mount

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dnls_ros.runtime.supervisor import Supervisor
     from dnls_ros.runtime.tf_pose import TfPoses
     from dnls_ros.runtime.timeline import Jump, Timeline
+    from dnls_ros.runtime.touch import TouchFronts
     from dnls_ros.window.config import EstimatorConfig
     from dnls_ros.window.estimator import Estimator
     from dnls_ros.window.results import StepResult
@@ -34,6 +35,7 @@ class Restarts:
     _line: Timeline
     transforms: TransformSource
     _tf_poses: TfPoses
+    _fronts: TouchFronts
     _frames: FrameGate
     _history: History
     _newest: int
@@ -84,6 +86,7 @@ class Restarts:
         if forget_time:
             self.transforms.clear()
             self._tf_poses.clear()
+            self._fronts.clear()
             self._health.restart()
             self._history.clear()
 

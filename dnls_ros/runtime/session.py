@@ -24,16 +24,24 @@ from dnls_ros.runtime.health import Health
 from dnls_ros.runtime.history import History, Stretch
 from dnls_ros.runtime.liveness import Liveness
 from dnls_ros.runtime.meter import Meter
+from dnls_ros.runtime.models import open_model
 from dnls_ros.runtime.supervisor import Supervisor
 from dnls_ros.runtime.tf_pose import TfPoses
 from dnls_ros.runtime.timeline import Action, Jump, Refused, Timeline
+from dnls_ros.runtime.touch import OpenModel, TouchFronts
 from dnls_ros.runtime.transforms import StampedTransform, TransformBuffer, TransformSource
 from dnls_ros.runtime.types import EstimatorState, Event, Level, Output, Status
 from dnls_ros.runtime.window_dumps import WindowDumps
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.estimator import Estimator
 from dnls_ros.window.ingress import LATEST_STAMP, Settled
-from dnls_ros.window.measurements import CameraIntrinsics, Measurement, Reason, Rejection
+from dnls_ros.window.measurements import (
+    CameraIntrinsics,
+    Measurement,
+    Reason,
+    Rejection,
+    TactileFrame,
+)
 from dnls_ros.window.results import PoseAt, PoseReason, StepResult
 from dnls_ros.window.rigid import IDENTITY
 from dnls_ros.window.schedule import Ticker
@@ -50,6 +58,7 @@ class Session(Commands):
         make: Builds the estimator from the configuration (and ``archive=True`` if asked for).
         transforms: Who knows where frames are; by default a buffer that `add_transforms` fills.
         dumps: Write failing windows to ``output_dir`` (if ``recovery.dump``).
+        open_model: Reads the model of a tactile_image sensor.
 
     Raises:
         DnlsError: The estimator cannot be built as configured.
@@ -63,6 +72,7 @@ class Session(Commands):
         make: Callable[..., Estimator] = Estimator,
         transforms: TransformSource | None = None,
         dumps: bool = False,
+        open_model: OpenModel = open_model,
     ) -> None:
         self.config = config
         self.estimator = make(config, archive=True) if archive else make(config)
@@ -70,6 +80,7 @@ class Session(Commands):
         self.transforms: TransformSource = own if transforms is None else transforms
         self._frames = FrameGate(config, self.transforms)
         self._tf_poses = TfPoses(config, self.transforms)
+        self._fronts = TouchFronts(config, open_model)
         self._line = Timeline(config)
         self._ticker = Ticker(config.solver.rate)
         self._health = Health(config)
@@ -104,6 +115,8 @@ class Session(Commands):
         if item.sensor not in self.estimator.counters:
             known = sorted(self.estimator.counters)
             raise DnlsError(f"no sensor '{item.sensor}' is configured; there are {known}")
+        if isinstance(item, TactileFrame) and not self._paused:
+            item = self._fronts.see(item)
         if clock is not None and self._condition.state.publishes and self._liveness.silent(clock):
             self._assess(clock)  # it was lost until this item came
         self._release(clock, behind)
@@ -207,7 +220,7 @@ class Session(Commands):
         """What the estimator is doing."""
         condition, last, now = self._condition, self._last, self._line.clock
         oldest = min((int(t.stamps[0]) for t in last.tracks.values()), default=0) if last else 0
-        newest = last.stamp if last else 0
+        newest, kept = last.stamp if last else 0, self._kept()
         return Status(
             stamp=newest,
             state=condition.state,
@@ -226,7 +239,7 @@ class Session(Commands):
             deadlines_missed=self._meter.missed,
             cycles_skipped=self._meter.skipped,
             resets_total=self._meter.resets,
-            sensors=self._health.report(now, self.estimator.counters, self._kept()),
+            sensors=self._fronts.named(self._health.report(now, self.estimator.counters, kept)),
         )
 
     # Inside

@@ -86,6 +86,7 @@ class SensorHealth:
         received, accepted, waiting, rejected: Its account: received = accepted + Σ rejected +
             waiting.
         message: The last problem, a sentence.
+        model_hash: Of the model that it uses; '' without one.
     """
 
     name: str
@@ -100,6 +101,7 @@ class SensorHealth:
     waiting: int
     rejected: Mapping[Reason, int]
     message: str
+    model_hash: str = ""
 
     @property
     def balanced(self) -> bool:

@@ -35,16 +35,27 @@ from dnls_ros.window.measurements import (
     Measurement,
     Reason,
     RelativePoseMeasurement,
+    TactileRelativeMeasurement,
 )
+from dnls_ros.window.pushing import common_stamp, pair, pair_all
 from dnls_ros.window.rigid import compose
-from dnls_ros.window.sensors import DifferentialPose, RelativePose, SensorModel, Twist
+from dnls_ros.window.sensors import (
+    DifferentialPose,
+    Factors,
+    RelativePose,
+    SensorModel,
+    Twist,
+)
 from dnls_ros.window.state import Draft
+from dnls_ros.window.touch_models import TouchModel
+from dnls_ros.window.touching import hear, needs_finger, prepared, says_nothing, timelines_of
 
 PATIENCE = 10
 """So many windows later an image still helps to place a body: the estimate hardly drifts."""
 MOTION_MODELS = (DifferentialPose, Twist, Imu)
 """What may have a buffer of samples."""
 _UNCONNECTED = Reason.NO_PAIR, "nothing connects it to the window"
+_NO_FINGER = Reason.NO_PAIR, "nothing said where the finger was"
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,10 @@ class Registry:
     def rules_of(self, sensor: str) -> TrackRules:
         """The rules of the track that a sensor measures."""
         return self.rules[self.track_of[sensor]]
+
+    def pusher_of(self, rules: TrackRules) -> TrackRules | None:
+        """The rules of the track that pushes a track, if one does."""
+        return self.rules.get(rules.track.pusher_track)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +113,9 @@ def absorb(
     fresh: list[NewFactors] = []
     images: dict[tuple[str, int], Measurement] = {}
     for m in usable:
+        model = registry.models.get(m.sensor)
+        if isinstance(model, TouchModel):
+            hear(draft, registry.rules_of(m.sensor), model, m)
         states = _states_for(draft, registry, m)
         if states is None:
             continue
@@ -107,7 +125,7 @@ def absorb(
             images[m.sensor, states[0]] = m
             draft.verdicts.append((m, None))
             continue
-        made = registry.models[m.sensor].factors(m, states)
+        made = _factors(draft, registry, m, states)
         if isinstance(made, tuple):
             draft.verdicts.append((m, made))
             continue
@@ -115,7 +133,24 @@ def absorb(
             NewFactors(m.sensor, name, group, (m,) * group.count) for name, group in made.items()
         ]
         draft.verdicts.append((m, None))
+    for rules in registry.rules.values():
+        pusher = registry.pusher_of(rules)
+        if pusher is not None:
+            pair_all(draft, rules, pusher)
     return fresh + _image_factors(draft, registry, images)
+
+
+def _factors(
+    draft: Draft, registry: Registry, m: Measurement, states: tuple[int, ...]
+) -> Factors | Verdict:
+    """What a measurement says of its states, or why it is rejected."""
+    model, rules = registry.models[m.sensor], registry.rules_of(m.sensor)
+    pusher = registry.pusher_of(rules)
+    if not isinstance(model, TouchModel) or pusher is None:
+        return model.factors(m, states)
+    timelines = timelines_of(draft.state.contacts, registry.models, rules.track.name)
+    ready = prepared(draft, pusher, model, m, states, timelines)
+    return ready if isinstance(ready, tuple) else model.factors(ready, states)
 
 
 def _at(m: LandmarkMeasurement, stamp: int) -> LandmarkMeasurement:
@@ -202,11 +237,13 @@ def _states_for(draft: Draft, registry: Registry, m: Measurement) -> tuple[int, 
     if late is not None:
         return _settle(draft, m, late)
     model, samples = registry.models.get(m.sensor), draft.state.increments.get(m.sensor)
-    if isinstance(model, Imu) and not model.needs_state(samples, m):
+    if (isinstance(model, Imu) and not model.needs_state(samples, m)) or says_nothing(draft, m):
         return _settle(draft, m, None)
     young = draft.now - m.stamp <= registry.lag
     makes_motion = samples is not None and not isinstance(model, Imu)
-    if not makes_motion and young and must_wait(draft, rules, m.stamp):
+    pusher = registry.pusher_of(rules) if isinstance(model, TouchModel) else None
+    needed = (rules,) if pusher is None else (rules, pusher)
+    if not makes_motion and young and any(must_wait(draft, r, m.stamp) for r in needed):
         draft.parked.append(m)
         return None
     if camera is not None and isinstance(m, LandmarkMeasurement):
@@ -220,9 +257,11 @@ def _existing_or_new(
     draft: Draft, registry: Registry, rules: TrackRules, m: Measurement
 ) -> tuple[int, ...] | None:
     found: list[int] = []
+    pusher = registry.pusher_of(rules)
     for stamp in wanted_stamps(m):
         state = find_state(draft, rules, stamp)
         if state is None:
+            stamp = stamp if pusher is None else common_stamp(draft, pusher, stamp)
             if not add_state(
                 draft, rules, stamp, partial(_guess, draft, registry, rules, m, tuple(found))
             ):
@@ -231,14 +270,22 @@ def _existing_or_new(
         found.append(state)
     if len(set(found)) != len(found):
         return _settle(draft, m, (Reason.NO_PAIR, "both ends fall on one state"))
-    return tuple(found)
+    if pusher is None or not isinstance(registry.models[m.sensor], TouchModel):
+        return tuple(found)
+    lacking = [s for s in found if not pair(draft, pusher, s)] if needs_finger(m) else []
+    if not lacking:
+        return tuple(found)
+    fingers = draft.stamps(pusher.body)
+    if len(fingers) and lacking[0] < fingers[0]:
+        return _settle(draft, m, (Reason.NO_PAIR, "the finger's state there left the window"))
+    return _park(draft, registry, m, _NO_FINGER)
 
 
 def _guess(
     draft: Draft, registry: Registry, rules: TrackRules, m: Measurement, found: Sequence[int]
 ) -> Array | None:
     """What the measurement itself says of its state's pose."""
-    if isinstance(m, RelativePoseMeasurement):
+    if isinstance(m, RelativePoseMeasurement) and not isinstance(m, TactileRelativeMeasurement):
         if not found:
             return None
         slot = int(np.searchsorted(draft.stamps(rules.body), found[0]))

@@ -162,7 +162,7 @@ def _measured(body: Body, found: Segments, loss: Loss | None) -> FactorGroup:
 
 def _modelled(body: Body, motion: Motion, start: Stamps, end: Stamps) -> FactorGroup:
     seconds = torch.from_numpy((end - start) * 1e-9)
-    sigma = torch.tensor(motion.sigma, dtype=torch.float64) * _inflation(
+    sigma = torch.tensor(motion.sigma, dtype=torch.float64) * inflation(
         end - start, motion.limits.max_gap
     )
     x_i, x_j = _refs(body.name, start, end)
@@ -173,5 +173,6 @@ def _modelled(body: Body, motion: Motion, start: Stamps, end: Stamps) -> FactorG
     return constant_velocity(x_i, v_i, x_j, v_j, seconds[None], noise=noise)
 
 
-def _inflation(spans: NDArray[np.int64], max_gap: int) -> Tensor:
+def inflation(spans: NDArray[np.int64], max_gap: int) -> Tensor:
+    """(N, 1) what the noise of a motion model is multiplied by over spans (N,) [ns]."""
     return torch.from_numpy(np.where(spans > max_gap, GAP_INFLATION, 1.0))[:, None]

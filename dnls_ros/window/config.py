@@ -15,6 +15,10 @@ POSE_TYPES = ("pose", "pose_stamped", "odometry", "tf_pose")
 """Types of sensor that measure a pose, absolutely unless they are differential."""
 POSE_AXES = ("x", "y", "z", "roll", "pitch", "yaw")
 TWIST_AXES = ("vx", "vy", "vz", "vroll", "vpitch", "vyaw")
+CONTACT_AXES = ("distance", "normal")
+"""What a contact measures of an object's surface: that it is here, and which way it faces."""
+TOUCH_TYPES = ("contact", "tactile_relative", "tactile_image", "wrench_contact")
+"""Types of sensor that sit on a pusher and measure what it pushes."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,15 @@ class LogConfig:
 
 
 @dataclass(frozen=True)
+class ShapeConfig:
+    """The outline of a pushed object; type '' has none, size [m], sdf_file an absolute path."""
+
+    type: str
+    size: Vector
+    sdf_file: str
+
+
+@dataclass(frozen=True)
 class TrackConfig:
     """One estimated body; motion_sigma has one density per degree of freedom (see the table)."""
 
@@ -173,6 +186,8 @@ class TrackConfig:
     parent_frame: str
     motion: str
     motion_sigma: Vector
+    pusher_track: str
+    shape: ShapeConfig
     publish: bool
     init: InitConfig
 
@@ -207,6 +222,24 @@ class CameraConfig:
 
 
 @dataclass(frozen=True)
+class ContactConfig:
+    """How a finger touches: radius [m], z_threshold [σ], area_fraction, hysteresis [frames]."""
+
+    radius: float
+    z_threshold: float
+    area_fraction: float
+    hysteresis: int
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What of an image is used: crop (left, top, width, height) or (), size (width, height)."""
+
+    crop: tuple[int, ...]
+    size: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class SensorConfig:
     """One sensor.
 
@@ -219,6 +252,9 @@ class SensorConfig:
             says where the sensor is.
         ignition: Whether it may start its track.
         target_frame: Frame whose pose is measured; '' for the usual one of the type.
+        model: Absolute path of a tactile_image's model, or ''.
+        pair_offsets: How many frames before an image its partners are, ascending.
+        force_threshold_on, force_threshold_off: [N].
         cost: ``pkg.module:Class`` of a custom sensor, else ''.
         stamp_offset, throttle, stale_after: [s] (stale_after 0: that of all);
             ``expected_rate`` [Hz].
@@ -244,6 +280,12 @@ class SensorConfig:
     stamp_offset: float
     frame_override: str
     target_frame: str
+    model: str
+    pair_offsets: tuple[int, ...]
+    contact: ContactConfig
+    image: ImageConfig
+    force_threshold_on: float
+    force_threshold_off: float
     cost: str
     expected_rate: float
     throttle: float

@@ -6,6 +6,7 @@ import numpy as np
 
 from dnls_ros.window.bodies import Array
 from dnls_ros.window.measurements import (
+    ContactMeasurement,
     ImuMeasurement,
     LandmarkMeasurement,
     Measurement,
@@ -14,7 +15,9 @@ from dnls_ros.window.measurements import (
     RangeBearingMeasurement,
     Reason,
     RelativePoseMeasurement,
+    TactileImageMeasurement,
     TwistMeasurement,
+    WrenchMeasurement,
 )
 
 LARGEST_COORDINATE = 1e7
@@ -55,7 +58,18 @@ def check_content(m: Measurement) -> Verdict | None:
         return _check_landmarks(m)
     if isinstance(m, ImuMeasurement):
         return _check_imu(m)
+    if isinstance(m, WrenchMeasurement):
+        return _check_numbers("force", m.force, (3,)) or _check_numbers("torque", m.torque, (3,))
+    if isinstance(m, ContactMeasurement):
+        return _check_contact(m)
     return None
+
+
+def _check_contact(m: ContactMeasurement) -> Verdict | None:
+    bad = None if m.center is None else _check_numbers("center", m.center, (3,))
+    for one in m.relatives if isinstance(m, TactileImageMeasurement) else ():
+        bad = bad or check_content(one)
+    return bad
 
 
 def _check_array(name: str, values: Array, shape: tuple[int, ...]) -> Verdict | None:

@@ -22,6 +22,7 @@ from dnls_ros.problem import FactorGroup
 from dnls_ros.window.bodies import Array, Body
 from dnls_ros.window.config import SensorConfig
 from dnls_ros.window.measurements import (
+    ContactMeasurement,
     ImuMeasurement,
     LandmarkMeasurement,
     Measurement,
@@ -30,7 +31,10 @@ from dnls_ros.window.measurements import (
     RangeBearingMeasurement,
     Reason,
     RelativePoseMeasurement,
+    TactileImageMeasurement,
+    TactileRelativeMeasurement,
     TwistMeasurement,
+    WrenchMeasurement,
 )
 
 Verdict = tuple[Reason, str]
@@ -46,6 +50,10 @@ _EXPECTED: dict[str, type[Measurement]] = {
     "landmarks": LandmarkMeasurement,
     "range_bearing": RangeBearingMeasurement,
     "relative_pose": RelativePoseMeasurement,
+    "contact": ContactMeasurement,
+    "tactile_relative": TactileRelativeMeasurement,
+    "tactile_image": TactileImageMeasurement,
+    "wrench_contact": WrenchMeasurement,
 }
 _TYPE_NAME = re.compile(r"\w+/msg/\w+")
 

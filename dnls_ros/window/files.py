@@ -27,7 +27,10 @@ def candidates(name: str, base: Path | None) -> tuple[Path, ...]:
     """The places where a file of this name is looked for, first choice first."""
     if name.startswith(PACKAGE_URL):
         return tuple(share / name.removeprefix(PACKAGE_URL) for share in share_directories())
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # ~someone who has no home here
+        path = Path(name)
     if path.is_absolute():
         return (path,)
     beside = (base / path,) if base is not None else ()

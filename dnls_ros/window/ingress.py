@@ -21,6 +21,7 @@ from dnls_ros.window.measurements import (
     Reason,
     Rejection,
     RelativePoseMeasurement,
+    TactileImageMeasurement,
 )
 
 REMEMBERED_STAMPS = 1 << 16
@@ -248,6 +249,11 @@ def _moved(m: Measurement, by: int) -> Measurement:
     """The measurement with all its stamps moved [ns]."""
     if isinstance(m, RelativePoseMeasurement):
         return replace(m, stamp=m.stamp + by, stamp_from=m.stamp_from + by)
+    if isinstance(m, TactileImageMeasurement):
+        moved = tuple(
+            replace(r, stamp=r.stamp + by, stamp_from=r.stamp_from + by) for r in m.relatives
+        )
+        return replace(m, stamp=m.stamp + by, relatives=moved)
     return replace(m, stamp=m.stamp + by)
 
 

@@ -179,6 +179,51 @@ class LandmarkMeasurement(Measurement):
     intrinsics: CameraIntrinsics | None = None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ContactMeasurement(Measurement):
+    """Whether a finger touches; ``center`` (3,), if known, in the sensor's frame [m]."""
+
+    in_contact: bool
+    center: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TactileRelativeMeasurement(RelativePoseMeasurement):
+    """How a finger moved as the touched object sees it, from ``stamp_from`` to ``stamp``.
+
+    ``relative`` (7,) is (object_i⁻¹ finger_i)⁻¹ (object_j⁻¹ finger_j), of which the axes
+    ``measured`` count.
+    """
+
+    measured: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TactileImageMeasurement(ContactMeasurement):
+    """What a front end made of one tactile image: contact, and pairs with earlier images.
+
+    ``failure`` says why its model said nothing, if that failed.
+    """
+
+    relatives: tuple[TactileRelativeMeasurement, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TactileFrame(Measurement):
+    """A tactile image (H, W, 3), red green blue, that no front end has seen yet."""
+
+    image: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WrenchMeasurement(Measurement):
+    """Force (3,) [N] and torque (3,) [N m] about the origin of the sensor's frame, in its axes."""
+
+    force: Array
+    torque: Array
+
+
 @dataclass(frozen=True)
 class Rejection:
     """A message that could not become a measurement, counted under ``reason`` for its sensor."""

@@ -16,7 +16,13 @@ from typing import Any
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.window import config as cfg
-from dnls_ros.window.config import POSE_AXES, TWIST_AXES, SensorConfig, TrackConfig
+from dnls_ros.window.config import (
+    CONTACT_AXES,
+    POSE_AXES,
+    TWIST_AXES,
+    SensorConfig,
+    TrackConfig,
+)
 from dnls_ros.window.files import candidates, find_file
 from dnls_ros.window.parameter_table import (
     CLASS,
@@ -31,7 +37,7 @@ from dnls_ros.window.parameter_table import (
     Row,
 )
 
-PLANAR_AXES = ("x", "y", "yaw", "vx", "vy", "vyaw", *RANGE_AXES)
+PLANAR_AXES = ("x", "y", "yaw", "vx", "vy", "vyaw", *RANGE_AXES, *CONTACT_AXES)
 AXES_OF = {
     "pose": POSE_AXES,
     "pose_stamped": POSE_AXES,
@@ -42,9 +48,15 @@ AXES_OF = {
     "relative_pose": POSE_AXES,
     "range_bearing": RANGE_AXES,
     "landmarks": (),
+    "contact": ("distance",),
+    "tactile_relative": POSE_AXES,
+    "tactile_image": ("distance", *POSE_AXES),
+    "wrench_contact": CONTACT_AXES,
     "custom": (*POSE_AXES, *TWIST_AXES, *RANGE_AXES),
 }
-NOISELESS = ("pose_stamped", "tf_pose")
+SIGMA_OF_CONTACT = {"distance": 0.001, "normal": 0.3}
+"""Standard deviations where none is set [m, rad]: of a gel's depth, of a cone of friction."""
+NOISELESS = ("pose_stamped", "tf_pose", "contact", "wrench_contact")
 """Types whose messages carry no covariance."""
 
 
@@ -204,6 +216,7 @@ _TYPE_WORDS = {
 }
 _SHAPES = {
     NAME: "a name of lower-case letters, digits and '_' that starts with a letter",
+    f"{NAME}|": "a name of lower-case letters, digits and '_' that starts with a letter, or ''",
     FRAME: "a frame name: not empty, no leading '/', no spaces",
     f"{FRAME}|": "a frame name: no leading '/', no spaces; or '' for the default",
     f"({TOPIC})|": "a topic name: words of letters, digits and '_' joined by '/'",
@@ -229,6 +242,8 @@ def resolve_track(name: str, block: Block, root: Block, problems: Problems) -> T
         parent_frame=v["parent_frame"] or root.values["world_frame"],
         motion=v["motion"],
         motion_sigma=sigma,
+        pusher_track=v["pusher_track"],
+        shape=cfg.ShapeConfig(**block.group("shape")),
         publish=v["publish"],
         init=_resolve_init(block, root, planar, problems),
     )
@@ -283,7 +298,7 @@ def resolve_sensor(
     for axis in (a for a in v["axes"] if a not in possible):
         text = f"'{axis}' is not an axis of a {v['type']} sensor on an {track.manifold} track"
         problems.add(f"{block.prefix}axes", f"{text}; expected a subset of {possible}")
-    sigma = v["sigma"] or ((1.0,) if v["type"] == "landmarks" else ())
+    sigma = v["sigma"] or _default_sigma(v["type"], axes)
     width = noise_width(v["type"], axes, sigma)
     floor = v["sigma_floor"] * width if len(v["sigma_floor"]) == 1 else v["sigma_floor"]
     plain: dict[str, Any] = {key: value for key, value in v.items() if "." not in key}
@@ -299,8 +314,19 @@ def resolve_sensor(
         **filled,
         qos=cfg.QosConfig(**block.group("qos") | _depth(block)),
         landmarks=cfg.LandmarksConfig(**block.group("landmarks")),
+        contact=cfg.ContactConfig(**block.group("contact")),
+        image=cfg.ImageConfig(**block.group("image")),
         camera=cfg.CameraConfig(**block.group("camera")),
     )
+
+
+def _default_sigma(kind: str, axes: tuple[str, ...]) -> tuple[float, ...]:
+    """The standard deviations of a sensor that is given none; () where it needs none."""
+    if kind == "landmarks":
+        return (1.0,)
+    if kind in ("contact", "wrench_contact"):
+        return tuple(SIGMA_OF_CONTACT.get(axis, 1.0) for axis in axes)
+    return ()
 
 
 def noise_width(kind: str, axes: tuple[str, ...], sigma: tuple[float, ...]) -> int:

@@ -15,6 +15,7 @@ from dnls_ros.window.config import (
     TrackConfig,
 )
 from dnls_ros.window.parameter_blocks import NOISELESS, Problems, attribute, noise_width
+from dnls_ros.window.touch_checks import check_touch
 
 OUTPUTS = ("odometry/filtered", "odometry/predicted", "pose", "path")
 DIFFERENTIAL_TYPES = (*POSE_TYPES, "imu")
@@ -22,6 +23,9 @@ ABOUT_TYPE: Mapping[str, tuple[str, ...]] = {
     "target_frame": POSE_TYPES,
     "cost": ("custom",),
     "camera_info_topic": ("landmarks",),
+    "model": ("tactile_image",),
+    "contact.radius": ("contact", "tactile_image"),
+    "image.crop": ("tactile_image",),
     "camera.calibration_file": ("landmarks",),
     "camera.estimate_extrinsic": ("landmarks",),
     "landmarks.map_file": ("landmarks", "range_bearing"),
@@ -42,6 +46,7 @@ def check_configuration(
     _check_node(config, problems)
     _check_frames(config, problems)
     _check_health(config, unread, problems)
+    check_touch(config, problems)
     outputs = own_outputs(config)
     for sensor in config.sensors:
         _check_noise(sensor, problems)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dnls_ros.window.config import POSE_AXES, TWIST_AXES
+from dnls_ros.window.config import CONTACT_AXES, POSE_AXES, TWIST_AXES
 
-Value = bool | int | float | str | tuple[float, ...] | tuple[str, ...]
+Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 
 NAME = r"[a-z][a-z0-9_]*"
 FRAME = r"[^/\s]\S*"
@@ -21,7 +21,7 @@ TOPIC = r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*"
 CLASS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 DEVICE = r"auto|cpu|cuda(:\d+)?"
 PATH = r"\S.*"
-PATH_ROWS = ("landmarks.map_file", "camera.calibration_file")
+PATH_ROWS = ("landmarks.map_file", "camera.calibration_file", "shape.sdf_file", "model")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Row:
 
     Attributes:
         name: Dotted name, relative to its block.
-        type: ``bool``, ``int``, ``double``, ``string``, ``double[]`` or ``string[]``.
+        type: ``bool``, ``int``, ``double``, ``string``, ``int[]``, ``double[]`` or
+            ``string[]``.
         default: Value when nothing is given; None means that it must be given.
         meaning: One sentence.
         unit: Unit of the number or of each entry.
@@ -238,11 +239,24 @@ TRACK: tuple[Row, ...] = (
     Row("parent_frame", "string", "", "frame of its poses; default: world_frame",
         pattern=FRAME + "|"),
     Row("motion", "string", "constant_velocity", "what ties consecutive states together",
-        choices=("none", "random_walk", "constant_velocity")),
+        choices=("none", "random_walk", "constant_velocity", "quasi_static_push")),
     Row("motion_sigma", "double[]", (),
-        "noise density, one number per degree of freedom: of the pose for random_walk "
-        "(default 0.001), of the velocity for constant_velocity (default 0.5)",
+        "noise density, one number per degree of freedom: of the pose for random_walk and "
+        "quasi_static_push (default 0.001), of the velocity for constant_velocity (default 0.5)",
         unit="m, rad per √s; m/s, rad/s per √s", range=POSITIVE),
+    Row("pusher_track", "string", "",
+        "the track of the finger that pushes this one; required for quasi_static_push and for "
+        "sensors of touch", pattern=f"{NAME}|"),
+    Row("shape.type", "string", "",
+        "outline of a pushed object, its origin the centre of friction; required for "
+        "quasi_static_push and contact",
+        choices=("disc", "rect", "ellipse", "polygon", "sdf", "")),
+    Row("shape.size", "double[]", (),
+        "disc: its radius; rect: its sides x y; ellipse: half of them; polygon: x y of each "
+        "vertex, counter-clockwise", unit="m"),
+    Row("shape.sdf_file", "string", "",
+        "signed distances of an sdf: an .npz with grid (H, W) [m], origin (2) [m], resolution [m]",
+        unit="path"),
     Row("publish", "bool", True, "whether its topics are published"),
     *INIT,
 )  # fmt: skip
@@ -250,14 +264,16 @@ TRACK: tuple[Row, ...] = (
 SENSOR: tuple[Row, ...] = (
     Row("type", "string", None, "kind of measurement",
         choices=("pose", "pose_stamped", "odometry", "twist", "imu", "tf_pose", "landmarks",
-                 "range_bearing", "relative_pose", "custom")),
+                 "range_bearing", "relative_pose", "contact", "tactile_relative",
+                 "tactile_image", "wrench_contact", "custom")),
     Row("track", "string", "", "track that is measured; default: the first"),
     Row("topic", "string", "", "topic that is read; required for every type but tf_pose",
         pattern=f"({TOPIC})|"),
     Row("qos.reliability", "string", "best_effort", "best_effort matches every publisher",
         choices=("best_effort", "reliable")),
     Row("qos.depth", "int", 10, "messages kept before the executor takes them",
-        range=Range(1, 5000), by_type=(("imu", 200),)),
+        range=Range(1, 5000), by_type=(("imu", 200), ("tactile_image", 5), ("wrench_contact", 50),
+                                       ("contact", 50), ("tactile_relative", 50))),
     Row("enabled", "bool", True, "false: every message is counted as SENSOR_DISABLED",
         dynamic=True),
     Row("differential", "bool", False,
@@ -266,13 +282,14 @@ SENSOR: tuple[Row, ...] = (
         "measured axes; default: all of the type that the manifold has; odometry: its pose, while "
         "velocities (vx vyaw …) make it a twist; imu: all but yaw, whose zero is rarely that of "
         "the world; a differential imu: its angles",
-        choices=(*POSE_AXES, *TWIST_AXES, *RANGE_AXES)),
+        choices=(*POSE_AXES, *TWIST_AXES, *RANGE_AXES, *CONTACT_AXES)),
     Row("covariance", "string", "message",
-        "whose noise is believed: the message's, sigma, or the message's scaled",
-        choices=("message", "fixed", "scaled")),
+        "whose noise is believed: the message's (learned: as a model made it), sigma, or the "
+        "message's scaled",
+        choices=("message", "fixed", "scaled", "learned")),
     Row("sigma", "double[]", (),
         "standard deviation per axis; for a differential sensor a density per √s [m/√s, rad/√s]; "
-        "for landmarks one number [px], default 1",
+        "for landmarks one number [px], default 1; of a contact distance 0.001, normal 0.3",
         unit="m, rad, m/s, rad/s, px", range=POSITIVE, dynamic=True),
     Row("sigma_floor", "double[]", (1e-4,),
         "least standard deviation: one number, or one per axis", unit="as sigma", range=POSITIVE,
@@ -301,6 +318,31 @@ SENSOR: tuple[Row, ...] = (
     Row("target_frame", "string", "",
         "frame whose pose or velocity is measured; required for tf_pose; default: the message's "
         "for odometry, else child_frame", pattern=FRAME + "|"),
+    Row("model", "string", "",
+        "model of a tactile_image sensor; without one its images say only whether it touches",
+        unit="path"),
+    Row("pair_offsets", "int[]", (10, 15, 20, 25, 30, 35, 40),
+        "how many frames before an image its partners are (tactile_image), ascending",
+        unit="frames", range=Range(1, 200)),
+    Row("contact.radius", "double", 0.0,
+        "of a round fingertip about the origin of its frame; 0: it touches with the origin",
+        unit="m", range=Range(0.0, 1.0)),
+    Row("contact.z_threshold", "double", 4.0,
+        "a pixel further from its background than this is touched", unit="σ", range=POSITIVE,
+        dynamic=True),
+    Row("contact.area_fraction", "double", 0.01, "touched share of an image that is a contact",
+        range=Range(0.0, 1.0), dynamic=True),
+    Row("contact.hysteresis", "int", 3, "images in a row that change the state of contact",
+        unit="frames", range=Range(1, 100), dynamic=True),
+    Row("image.crop", "int[]", (),
+        "part of a tactile image that is used: left, top, width, height; default: all", unit="px",
+        range=Range(0, 100000)),
+    Row("image.size", "int[]", (320, 240), "width and height to which images are brought",
+        unit="px", range=Range(8, 4096)),
+    Row("force_threshold_on", "double", 0.5, "a larger force is a contact (wrench_contact)",
+        unit="N", range=POSITIVE, dynamic=True),
+    Row("force_threshold_off", "double", 0.2, "a smaller force ends a contact (wrench_contact)",
+        unit="N", range=POSITIVE, dynamic=True),
     Row("cost", "string", "", "class of a custom sensor as pkg.module:Class",
         pattern=f"({CLASS})|"),
     Row("expected_rate", "double", 0.0, "declared rate; 0 = undeclared", unit="Hz",

@@ -49,7 +49,7 @@ def without_track(
 ) -> State:
     """The window without one track; what that knew about others stays as their prior.
 
-    If no other track has states nothing is left but the samples of motion.
+    If no other track has states nothing is left but the samples of motion and of contact.
 
     Args:
         state: The window.
@@ -61,7 +61,7 @@ def without_track(
     mine = {name for name, track in registry.track_of.items() if track == rules.track.name}
     others = [r for r in registry.rules.values() if r is not rules]
     if not any(r.body.name in state.values for r in others):
-        return State(increments=state.increments)
+        return State(increments=state.increments, contacts=state.contacts)
     leaving = {
         name: torch.ones(len(ids), dtype=torch.bool)
         for name, ids in state.values.ids.items()
@@ -77,6 +77,7 @@ def without_track(
         seen=state.seen,
         uncertain=frozenset(u for u in state.uncertain if u[0] != body.name),
         gates={name: gate for name, gate in state.gates.items() if name not in mine},
+        contacts=state.contacts,
     )
 
 

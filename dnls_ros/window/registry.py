@@ -5,13 +5,14 @@ from __future__ import annotations
 from dnls_ros.errors import DnlsError
 from dnls_ros.window.absorb import Registry
 from dnls_ros.window.bodies import Body
-from dnls_ros.window.config import EstimatorConfig, SensorConfig
+from dnls_ros.window.config import TOUCH_TYPES, EstimatorConfig, SensorConfig
 from dnls_ros.window.custom import CustomModel
 from dnls_ros.window.growth import TrackRules
 from dnls_ros.window.images import Camera
 from dnls_ros.window.imu import Imu
 from dnls_ros.window.landmark_file import read_landmark_map
 from dnls_ros.window.landmark_map import LandmarkMap
+from dnls_ros.window.pushed import PushedObject, pushed_object
 from dnls_ros.window.sensors import (
     AbsolutePose,
     DifferentialPose,
@@ -20,6 +21,7 @@ from dnls_ros.window.sensors import (
     SensorModel,
     Twist,
 )
+from dnls_ros.window.touch_models import Contact, TactileImage, TactileRelative, WrenchContact
 
 
 def build_registry(config: EstimatorConfig) -> Registry:
@@ -65,6 +67,8 @@ def _measures_motion(sensor: SensorConfig, body: Body) -> bool:
 def _model(sensor: SensorConfig, body: Body, config: EstimatorConfig) -> SensorModel:
     if sensor.type == "custom":
         return CustomModel.of(sensor, body)
+    if sensor.type in TOUCH_TYPES:
+        return _touch(sensor, body, config)
     if sensor.type == "imu":
         others = [s for s in config.sensors if s.track == sensor.track and s.enabled]
         alone = all(s.type == "imu" for s in others)
@@ -76,6 +80,19 @@ def _model(sensor: SensorConfig, body: Body, config: EstimatorConfig) -> SensorM
     if sensor.type == "range_bearing":
         return RangeBearing(sensor, body, _map(sensor))
     return DifferentialPose(sensor, body) if sensor.differential else AbsolutePose(sensor, body)
+
+
+def _touch(sensor: SensorConfig, body: Body, config: EstimatorConfig) -> SensorModel:
+    track = config.track(sensor.track)
+    finger = Body.of(config.track(track.pusher_track))
+    if sensor.type == "tactile_relative":
+        return TactileRelative(sensor, body, finger)
+    thing: PushedObject = pushed_object(track.shape)
+    if sensor.type == "tactile_image":
+        return TactileImage.of(sensor, body, finger, thing)
+    if sensor.type == "contact":
+        return Contact(sensor, body, finger, thing)
+    return WrenchContact(sensor, body, finger, thing)
 
 
 def _map(sensor: SensorConfig) -> LandmarkMap:

@@ -101,7 +101,7 @@ def noise_of(covariance: Array) -> SquareRootInformation:
     )
 
 
-def _noise_of_mount(
+def noise_of_mount(
     mount: Array, body: Body, covariance: Array, axes: tuple[int, ...]
 ) -> SquareRootInformation:
     """L (k, t) of a covariance (k, k) along the sensor's own axes, for a body's tangent."""
@@ -139,7 +139,7 @@ class AbsolutePose:
         assert isinstance(m, PoseMeasurement)
         if not self._complete:
             return None
-        return compose(_unit(m.pose), inverse(mount_of(self.config, m)))
+        return compose(unit_pose(m.pose), inverse(mount_of(self.config, m)))
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -152,7 +152,7 @@ class AbsolutePose:
     def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
         """One prior on the pose, or on the measured axes."""
         assert isinstance(m, PoseMeasurement)
-        pose = _unit(m.pose)
+        pose = unit_pose(m.pose)
         turn = np.asarray(np.kron(np.eye(2), rotation_matrix(pose)), dtype=np.float64)
         given = None if m.covariance is None else _turned(turn, m.covariance)
         covariance = covariance_of(self.config, given, self._axes)
@@ -221,7 +221,7 @@ class DifferentialPose:
         noise = motion_noise(self.config, self.body, given, POSE_AXES, mount)
         if not isinstance(noise, MotionNoise):
             return noise
-        pose = compose(_unit(m.pose), inverse(mount))
+        pose = compose(unit_pose(m.pose), inverse(mount))
         bad = no_heading(self.body, pose)
         if bad is not None:
             return bad
@@ -255,7 +255,7 @@ class Twist:
         covariance = covariance_of(self.config, m.covariance, axes)
         if isinstance(covariance, tuple):
             return covariance
-        noise = _noise_of_mount(mount_of(self.config, m), self.body, covariance, axes)
+        noise = noise_of_mount(mount_of(self.config, m), self.body, covariance, axes)
         z = self.body.tangent(self._body_twist(m))
         return {
             self.config.name: prior(
@@ -295,7 +295,7 @@ class RelativePose:
     def motion(self, m: RelativePoseMeasurement) -> Array:
         """The body's motion (7,) by the measurement."""
         mount = mount_of(self.config, m)
-        return compose(compose(mount, _unit(m.relative)), inverse(mount))
+        return compose(compose(mount, unit_pose(m.relative)), inverse(mount))
 
     def factors(self, m: Measurement, states: tuple[int, ...]) -> Factors | Verdict:
         """One factor between the states at its two stamps."""
@@ -304,7 +304,7 @@ class RelativePose:
         covariance = covariance_of(self.config, m.covariance, axes)
         if isinstance(covariance, tuple):
             return covariance
-        noise = _noise_of_mount(mount_of(self.config, m), self.body, covariance, axes)
+        noise = noise_of_mount(mount_of(self.config, m), self.body, covariance, axes)
         z = self.body.elements(self.motion(m)[None])
         refs = ref_of(self.body.name, states[0]), ref_of(self.body.name, states[1])
         return {self.config.name: between(*refs, z[None], noise=noise, loss=loss_of(self.config))}
@@ -361,7 +361,7 @@ class RangeBearing:
         return np.maximum(given, self.config.sigma_floor)
 
 
-def _unit(pose: Array) -> Array:
+def unit_pose(pose: Array) -> Array:
     """With a quaternion of exactly unit length."""
     return np.concatenate([pose[:3], pose[3:] / np.linalg.norm(pose[3:])])
 

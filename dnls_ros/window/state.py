@@ -16,6 +16,7 @@ import torch
 from dnls_ros.lie import LieGroup
 from dnls_ros.problem import DensePrior, FactorGroup, Values
 from dnls_ros.window.bodies import Array, Body
+from dnls_ros.window.contacts import Contacts
 from dnls_ros.window.evidence import Evidence
 from dnls_ros.window.increments import Increments, Stamps
 from dnls_ros.window.ingress import Verdict
@@ -64,6 +65,7 @@ class State:
         seen: Landmark key → stamp of the last image of it [ns].
         uncertain: States (track, stamp) that only ambiguous images have located.
         gates: Sensor → state of its gate.
+        contacts: Sensor of contact → when it touched.
     """
 
     values: Values = field(default_factory=lambda: Values({}, {}))
@@ -74,6 +76,7 @@ class State:
     seen: Mapping[int, int] = field(default_factory=dict[int, int])
     uncertain: frozenset[tuple[str, int]] = frozenset()
     gates: Mapping[str, GateState] = field(default_factory=dict[str, GateState])
+    contacts: Mapping[str, Contacts] = field(default_factory=dict[str, Contacts])
 
 
 @dataclass

@@ -22,9 +22,11 @@ from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.marginalize import PRIOR, Marginalized, marginalize
 from dnls_ros.window.measurements import Measurement
+from dnls_ros.window.pushing import QUASI_STATIC, push_groups
 from dnls_ros.window.sensors import loss_of
 from dnls_ros.window.state import LANDMARK, Draft, State
 from dnls_ros.window.timing import TimedAssembly
+from dnls_ros.window.touching import forget, timelines_of
 
 PATIENCE = 20
 """States leave together, when the oldest is a twentieth of the lag older than the lag."""
@@ -108,6 +110,7 @@ class StepRunner:
         """
         increments = dict(draft.state.increments)
         for rules in self.registry.rules.values():
+            forget(draft, rules, self.registry.track_of, draft.now - self.registry.lag)
             for name in () if rules.body.name in draft.state.values else rules.chain:
                 increments[name] = increments[name].since(draft.now - self.registry.lag)
         ids = draft.state.values.ids.get(LANDMARK)
@@ -126,7 +129,10 @@ class StepRunner:
         """The factors between neighbouring states, made once for the same states and samples."""
         key = (
             state.increments,
-            tuple(state.values.ids.get(r.body.name) for r in self.registry.rules.values()),
+            (
+                state.contacts,
+                *(state.values.ids.get(r.body.name) for r in self.registry.rules.values()),
+            ),
         )
         known = self.memory.get(key)
         if known is None:
@@ -139,12 +145,17 @@ class StepRunner:
             ids = state.values.ids.get(rules.body.name)
             if ids is None:
                 continue
-            motion = Motion(rules.track.motion, rules.track.motion_sigma, rules.limits)
+            pushed = rules.track.motion == QUASI_STATIC
+            model = "none" if pushed else rules.track.motion
+            motion = Motion(model, rules.track.motion_sigma, rules.limits)
             samples = {
                 n: (state.increments[n], loss_of(self.config.sensor(n))) for n in rules.chain
             }
             known = self.memory.segments
             out.update(chain_groups(rules.body, ids.numpy(), motion, samples, known))
+            if pushed:
+                heard = timelines_of(state.contacts, self.registry.models, rules.track.name)
+                out.update(push_groups(rules, state.values, heard))
         return out
 
     def _remove_lonely(self, draft: Draft) -> None:
