@@ -2,8 +2,8 @@
 
 The force at the contact and the object's twist obey an ellipsoidal limit surface (Lynch, Maekawa,
 Tanie, IROS 1992; Lynch, Mason, 1996): the contact sticks while the force that would move it lies
-in the friction cone, else the force is the cone's edge and the contact slides. The simulator shares
-no residual and no Lie-group code with the estimator, only the shapes.
+in the friction cone, else the force is the cone's edge and the contact slides. The simulator
+shares no residual and no Lie-group code with the estimator, only the shapes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RATE = 600
 SETTLING = 0.5
 """Share of an overlap that a step removes."""
 REST = 2e-5
-"""Overlap that is left: without one, rounding would end and begin the contact at every step [m]."""
+"""Overlap that is left: else rounding would end and begin the contact at every step [m]."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,8 @@
 One JSON file holds several trajectories, all under the same keys: ``obj_poses_2d`` and
 ``ee_poses_2d`` (T × [x, y, yaw], m and rad), ``img_feats`` (T × F), ``contact_episode`` and
 ``contact_flag`` (T). Ours may add ``stamps`` [s], ``wrench`` (T × [f_x, f_y, τ_z] in the
-finger's axes, N and Nm), ``object`` (shape and size of each), ``tip_radius`` [m] and ``images``, the name of
-an .npz beside it with (T, H, W, 3) of 0 … 255 per trajectory.
+finger's axes, N and Nm), ``object`` (shape and size of each), ``tip_radius`` [m] and ``images``,
+the name of an .npz beside it with (T, H, W, 3) of 0 … 255 per trajectory.
 """
 
 from __future__ import annotations
