@@ -58,6 +58,10 @@ class PushingModel(nn.Module):
         assert isinstance(found, LearnedSigma)
         return found
 
+    def learned_noises(self) -> dict[str, LearnedSigma]:
+        """All of them by name."""
+        return {name: self.learned_noise(name) for name in self.noise}
+
     def pairs(self, windows: Windows) -> PairMotion:
         """Motions (N, M) of all pairs; every image is encoded once."""
         earlier, later = windows.rules.pairs()

@@ -118,6 +118,10 @@ class Windows:
         per_window = ("frames", "object", "ee", "times", "shape", "radius", "source")
         return replace(self, **{name: getattr(self, name)[which] for name in per_window})
 
+    def with_images(self, images: Tensor) -> Windows:
+        """The same windows with other images or features, of the same count."""
+        return replace(self, images=images)
+
     def field(self) -> DistanceField:
         """The field of each window, with axes for windows and factors."""
         f = self.fields
