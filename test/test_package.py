@@ -30,6 +30,7 @@ LAYERS = {
     "optim": 4,
     "diff": 5,
     "named": 5,
+    "learned": 5,
     "window": 6,
     "runtime": 6.5,
     "io": 7,

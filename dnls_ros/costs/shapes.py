@@ -210,17 +210,22 @@ def Rectangle(x: float, y: float) -> Polygon:
     return Polygon(corners * np.array([x, y]) / 2)
 
 
-def distance_field_of(shape: Shape, cell: float = 0.002, margin: float = 0.05) -> DistanceField:
+def distance_field_of(
+    shape: Shape, cell: float = 0.002, margin: float = 0.05, half: float | None = None
+) -> DistanceField:
     """The shape's signed distances on a grid.
 
     Args:
         shape: Whose.
         cell: Distance between samples [m].
         margin: How far the grid goes beyond the outline [m].
+        half: Instead of that, a square of ±half [m]: fields of several shapes can be stacked.
     """
     _check_positive("distance field", cell=cell, margin=margin)
     points = shape.outline(256)
     low, high = points.min(0) - margin, points.max(0) + margin
+    if half is not None:
+        low, high = np.full(2, -half), np.full(2, half)
     columns, rows = (
         low[k] + cell * np.arange(math.ceil((high - low)[k] / cell) + 1) for k in (0, 1)
     )

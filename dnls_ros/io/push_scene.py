@@ -6,16 +6,16 @@ seed; what a scene gives are the ranges.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnls_ros.costs import Shape, shape_of
-from dnls_ros.errors import DnlsError, UnreadableInputError
+from dnls_ros.errors import DnlsError
 from dnls_ros.io.files import read_yaml
+from dnls_ros.io.settings import filled
 
 Array = NDArray[np.float64]
 SIZES: dict[str, tuple[float, ...]] = {
@@ -136,23 +136,4 @@ def push_scene(name: str) -> PushScene:
     if not path.is_file():
         known = ", ".join(f"push_{kind}" for kind in SIZES)
         raise DnlsError(f"no scene '{name}': give {known}, or a YAML file")
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise UnreadableInputError(
-            f"{path}: a pushing scene is a mapping, got {type(content).__name__}"
-        )
-    return _filled(PushScene(), content, str(path))
-
-
-def _filled(base: Any, content: dict[str, Any], where: str) -> Any:
-    names = {f.name for f in fields(base)}
-    changes: dict[str, Any] = {}
-    for name, value in content.items():
-        if name not in names:
-            raise UnreadableInputError(f"{where}: no setting '{name}'; there are {sorted(names)}")
-        known = getattr(base, name)
-        if isinstance(known, Noise):
-            changes[name] = _filled(known, dict(value), f"{where}: {name}")
-        else:
-            changes[name] = tuple(value) if isinstance(known, tuple) else type(known)(value)
-    return replace(base, **changes)
+    return filled(PushScene(), read_yaml(path), str(path))

@@ -20,6 +20,8 @@ RATE = 600
 """Steps of the simulation per second; sensors take every so many-th."""
 SETTLING = 0.5
 """Share of an overlap that a step removes."""
+REST = 2e-5
+"""Overlap that is left: else rounding would end and begin the contact at every step [m]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +172,7 @@ class _Run:
             self._note(ee, False, np.zeros(2), np.full(2, np.nan))
             return
         point = p - distance * outward
-        push = turned(velocity, -yaw) - SETTLING * overlap * RATE * outward
+        push = turned(velocity, -yaw) - SETTLING * (overlap - REST) * RATE * outward
         twist, force = contact_twist(point, -outward, push, self.drawn.friction, self.ratio)
         if force.any():
             moment = (point[0] * force[1] - point[1] * force[0]) / self.ratio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dnls_ros.errors import UnavailableError
+from dnls_ros.learned import load_model
 from dnls_ros.window.tactile_frontend import TactileModel
 
 
@@ -10,9 +10,6 @@ def open_model(path: str) -> TactileModel:
     """The model of a file.
 
     Raises:
-        UnavailableError: This version reads no models; give `Session` an ``open_model`` that does.
+        UnreadableInputError: It cannot be used.
     """
-    raise UnavailableError(
-        f"the model {path} cannot be read: this version reads no models of tactile images; "
-        "without one (model: '') they say whether the finger touches"
-    )
+    return load_model(path)

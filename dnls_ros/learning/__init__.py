@@ -1,0 +1,1 @@
+"""Training of measurement models through the estimation problem (layer 8)."""
