@@ -95,7 +95,7 @@ def save_model(path: Path | str, net: TactileNet, card: ModelCard) -> ModelCard:
     half = [p.with_name(p.name + ".part") for p in (weights, text)]
     try:
         torch.save({name: t.detach().cpu() for name, t in net.state_dict().items()}, half[0])
-        content = {**asdict(card), "weights": sha256(half[0])}
+        content: dict[str, Any] = {**asdict(card), "weights": sha256(half[0])}
         half[1].write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(half[0], weights)
         os.replace(half[1], text)
@@ -153,8 +153,9 @@ def _card(path: Path) -> ModelCard:
         wrong = {f.name for f in fields(ModelCard)} ^ set(content)
         if wrong:
             raise ValueError(f"fields {sorted(wrong)} are missing or unknown")
-        lists = {n: tuple(content[n]) for n in ("pair_offsets", "measured")}
-        return ModelCard(**{**content, **lists})
+        lists: dict[str, Any] = {n: tuple(content[n]) for n in ("pair_offsets", "measured")}
+        read: dict[str, Any] = {**content, **lists}
+        return ModelCard(**read)
     except (OSError, ValueError, TypeError) as error:
         raise UnreadableInputError(f"model card {path} cannot be used: {error}") from error
 
