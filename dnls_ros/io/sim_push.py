@@ -93,7 +93,7 @@ def contact_twist(
         return np.zeros(3), np.zeros(2)
     x, y = point / ratio
     moved = np.array([[1 + y * y, -x * y], [-x * y, 1 + x * x]])  # contact's velocity by force
-    force: Array = np.linalg.solve(moved, velocity)
+    force: Array = np.linalg.solve(moved, velocity).astype(np.float64)
     along = np.array([-inward[1], inward[0]])
     normal, tangential = float(force @ inward), float(force @ along)
     if abs(tangential) > friction * normal:

@@ -1,0 +1,126 @@
+"""Training through the estimator: derivatives, resuming, model files."""
+
+import json
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dnls_ros.errors import DnlsError, UnreadableInputError
+from dnls_ros.io.push_scene import push_scene
+from dnls_ros.io.sim_push import simulate_motion
+from dnls_ros.io.sim_tactile import take_images
+from dnls_ros.io.tactile_json import TactileTrajectory, write_tactile_json
+from dnls_ros.learned.model_file import read_model
+from dnls_ros.learning.checkpoint import read_checkpoint
+from dnls_ros.learning.config import NetworkConfig, TrainConfig
+from dnls_ros.learning.data import load_data
+from dnls_ros.learning.gradcheck import gradcheck
+from dnls_ros.learning.objective import Objective, make_model
+from dnls_ros.learning.trainer import CHECKPOINT, MODEL, Trainer
+from dnls_ros.learning.windows import WindowRules
+
+RULES = WindowRules(states=8, stride=5, pair_offsets=(10, 20), step=4)
+
+
+@lru_cache(maxsize=4)
+def push(seed: int) -> TactileTrajectory:
+    scene = replace(push_scene("push_rect"), episodes=1, duration=3.0, pause=0.5)
+    motion = simulate_motion(scene, seed)
+    log = take_images(scene, motion, seed)
+    at = log.steps
+    return TactileTrajectory(
+        motion.object[at],
+        motion.ee[at],
+        np.zeros((len(at), 0)),
+        motion.episode[at],
+        motion.contact[at],
+        motion.times[at],
+        images=log.images,
+        size=tuple(motion.drawn.size),
+        tip_radius=scene.tip_radius,
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    data = write_tactile_json(tmp_path / "train.json", [push(seed) for seed in (0, 1)])
+    held = write_tactile_json(tmp_path / "held.json", [push(2)])
+    return TrainConfig(
+        data=(str(data),),
+        validation=(str(held),),
+        epochs=4,
+        pretrain_epochs=2,
+        batch=4,
+        windows=RULES,
+        network=NetworkConfig(features=4, channels=(4, 4, 4), hidden=8),
+    )
+
+
+def test_exact_derivatives_are_those_of_central_differences(config: TrainConfig) -> None:
+    data = load_data(config)
+    model, _ = make_model(config, data.training)
+    found = gradcheck(Objective(model, config), data.training.select(torch.arange(1)), 3)
+    assert found.error("exact") <= 1e-6
+    assert found.error("gauss_newton") > 10 * found.error("exact")
+
+
+def train(config: TrainConfig, folder: Path, resume: Path | None = None) -> Trainer:
+    folder.mkdir(exist_ok=True)
+    trainer = Trainer(config, load_data(config), folder)
+    if resume is not None:
+        trainer.resume(read_checkpoint(resume / CHECKPOINT))
+    result = trainer.run()
+    assert not result.diverged
+    assert result.rows
+    return trainer
+
+
+class KilledError(Exception):
+    """Like a kill between two epochs."""
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(config, whole)
+    cut.mkdir()
+
+    def kill(row: object) -> None:
+        if (cut / CHECKPOINT).exists() and read_checkpoint(cut / CHECKPOINT).epoch == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        Trainer(config, load_data(config), cut, report=kill).run()
+    train(config, cut, resume=cut)
+    first, second = (read_model(folder / MODEL)[0].state_dict() for folder in (whole, cut))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    other = replace(config, lr=0.5)
+    with pytest.raises(DnlsError, match="lr"):
+        Trainer(other, load_data(other), cut).resume(read_checkpoint(cut / CHECKPOINT))
+
+
+def test_training_helps(config: TrainConfig, tmp_path: Path) -> None:
+    longer = replace(config, epochs=8, pretrain_epochs=4)
+    trainer = train(longer, tmp_path / "run")
+    rows = trainer.run().rows
+    assert min(row.val_loss for row in rows[4:]) < rows[4].val_loss * 1.0001
+    assert all(np.isfinite(row.val_loss) for row in rows)
+
+
+def test_a_model_file_that_does_not_fit_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    train(config, tmp_path / "run")
+    model = tmp_path / "run" / MODEL
+    card = json.loads(model.with_suffix(".json").read_text())
+    model.with_suffix(".json").write_text(json.dumps({**card, "schema": "other/9"}))
+    with pytest.raises(UnreadableInputError, match="schema is 'other/9'"):
+        read_model(model)
+    model.with_suffix(".json").write_text(json.dumps(card))
+    model.write_bytes(model.read_bytes()[:-10] + b"0123456789")
+    with pytest.raises(UnreadableInputError, match=r"model\.pt"):
+        read_model(model)
