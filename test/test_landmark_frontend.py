@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import module_rig
 import numpy as np
 import pytest
 import yaml
@@ -132,21 +130,7 @@ def test_without_a_calibration_images_are_refused_and_a_bad_one_is_told() -> Non
     assert front.camera is None
 
 
-@contextmanager
-def running(*parameters: str) -> Iterator[subprocess.Popen[str]]:
-    """The node in a process of its own."""
-    command = [sys.executable, "-m", "dnls_ros.ros.landmark_frontend", "--ros-args"]
-    for one in parameters:
-        command += ["-p", one]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+running = partial(module_rig.running, "landmark_frontend")
 
 
 @pytest.mark.ros
@@ -235,7 +219,10 @@ def test_images_pass_while_the_node_is_active_and_a_latched_calibration_is_heard
     change = message_class("lifecycle_msgs/srv/ChangeState")
     transition = message_class("lifecycle_msgs/msg/Transition")
     kind = message_class("dnls_ros/msg/LandmarkObservationArray")
-    with local_node("manager", free_domain()) as node, running("autostart:=false") as process:
+    with (
+        local_node("manager", free_domain()) as node,
+        running("autostart:=false") as process,
+    ):
         got: list[Any] = []
         node.create_subscription(kind, "landmark_frontend/observations", got.append, 10)
         images = reliable_publisher(node, TYPE, "detections")

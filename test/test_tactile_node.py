@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import module_rig
 import numpy as np
 import pytest
 from test_tactile_frontend import GEL, HEIGHT, WIDTH, Yaws, picture
@@ -138,21 +136,7 @@ def test_options_that_do_not_fit_are_named(changes: dict[str, Any], text: str) -
 # --- the process ---------------------------------------------------------------------------------
 
 
-@contextmanager
-def running(*parameters: str) -> Generator[subprocess.Popen[str]]:
-    """The node in a process of its own."""
-    command = [sys.executable, "-m", "dnls_ros.ros.tactile_frontend", "--ros-args"]
-    for one in parameters:
-        command += ["-p", one]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+running = partial(module_rig.running, "tactile_frontend")
 
 
 @pytest.mark.ros
@@ -174,7 +158,10 @@ def test_the_node_loses_no_image_at_thirty_a_second_and_refuses_a_bad_model() ->
     from dnls_ros.ros.types import message_class as ros_class
 
     make = Composer(ros_class)
-    with local_node("peer", free_domain()) as peer, running("image.size:=[80, 60]") as process:
+    with (
+        local_node("peer", free_domain()) as peer,
+        running("image.size:=[80, 60]") as process,
+    ):
         contacts: list[Any] = []
         pictures: list[Any] = []
         accounts: list[Any] = []

@@ -14,6 +14,7 @@ from dnls_ros.linear import Dense, marginal_covariance
 from dnls_ros.optim import Assembly, GaussNewton, LevenbergMarquardt, Tolerances, minimize
 from dnls_ros.problem import DensePrior, Diagonal, Isotropic, Problem, Ref, Values
 from dnls_ros.window.bodies import Body
+from dnls_ros.window.chains import Segments
 from dnls_ros.window.increments import Limits, MotionNoise, PoseIncrements, TwistIncrements
 from dnls_ros.window.marginalize import marginalize
 from dnls_ros.window.query import extrapolate, interpolate
@@ -233,3 +234,32 @@ def test_a_measurement_exactly_on_a_tick_belongs_to_that_tick() -> None:
     assert ticker.due(1_000_000_001) == [1_000_000_000]
     assert ticker.due(1_050_000_000) == []
     assert ticker.due(1_120_000_000) == [1_050_000_000, 1_100_000_000]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_intervals_are_taken_over_only_where_their_samples_are_the_same(late: bool) -> None:
+    body = Body("robot", True, False)
+    generator = np.random.default_rng(0)
+    noise = MotionNoise(1e-4 * np.eye(3), np.zeros((3, 3)))
+
+    def with_sample(samples: PoseIncrements, stamp: int) -> PoseIncrements:
+        tangent = torch.from_numpy(generator.normal(size=(1, 3)))
+        return samples.insert(stamp, SE2.exp(tangent), noise)
+
+    before = PoseIncrements.empty(body)
+    for stamp in range(0, 1000, 100):
+        before = with_sample(before, stamp)
+    start, end = np.arange(50, 850, 80), np.arange(130, 930, 80)
+    start, end = start[end <= 900], end[end <= 900]
+    known = Segments.of(before, start, end, None)
+    after = with_sample(before.since(200), 430 if late else 1000)
+    if not late:
+        start, end = np.append(start, end[-1]), np.append(end, 960)
+    inside = start >= 200
+    found = Segments.of(after, start[inside], end[inside], known)
+    fresh = Segments.of(after, start[inside], end[inside], None)
+    reused = known.find(after.stamps, start[inside], end[inside]) >= 0
+    assert reused.any()
+    assert np.array_equal(reused, end[inside] <= (400 if late else 900))
+    torch.testing.assert_close(found.motion.tensor, fresh.motion.tensor, rtol=0, atol=1e-14)
+    torch.testing.assert_close(found.factor, fresh.factor, rtol=1e-12, atol=0)

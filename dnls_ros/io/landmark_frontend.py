@@ -16,6 +16,7 @@ import numpy as np
 from dnls_ros.io.cameras import camera_from_info
 from dnls_ros.io.compose import Composer
 from dnls_ros.io.messages import adapt
+from dnls_ros.io.origin import stamp_and_frame
 from dnls_ros.window.landmark_map import LandmarkMap, tag_corners
 from dnls_ros.window.measurements import (
     CameraIntrinsics,
@@ -100,21 +101,17 @@ class LandmarkFrontend:
             return m
         if not isinstance(m, LandmarkMeasurement):
             return Rejection(NAME, m.stamp, Reason.BAD_SHAPE, "these are no detections of tags")
-        stamp = arrival if options.stamp_source == "arrival" else m.stamp
-        if stamp <= 0:
-            text = "header.stamp is zero; set stamp_source: arrival if the driver sets none"
-            return Rejection(NAME, stamp, Reason.ZERO_STAMP, text)
-        frame = options.frame_override or m.frame
-        if not frame:
-            text = "header.frame_id is empty; set frame_override if that is meant"
-            return Rejection(NAME, stamp, Reason.EMPTY_FRAME, text)
+        placed = stamp_and_frame(m, options, arrival)
+        if isinstance(placed, Rejection):
+            return placed
+        stamp, frame = placed
         camera = m.intrinsics or self.camera
         if camera is None:
             text = "no calibration has arrived on camera_info, and calibration_file is not set"
             return Rejection(NAME, stamp, Reason.MODEL_FAILED, text)
         return replace(
             m,
-            stamp=stamp + round(options.stamp_offset * 1e9),
+            stamp=stamp,
             frame=frame,
             intrinsics=camera,
             observations=tuple(

@@ -22,7 +22,7 @@ SIZES: dict[str, tuple[float, ...]] = {
     "disc": (0.08,),
     "rect": (0.2363, 0.1579),
     "ellipse": (0.07, 0.105),
-    "polygon": (-0.08, -0.06, 0.09, -0.05, 0.06, 0.06, -0.05, 0.08),
+    "polygon": (-0.08, -0.06, 0.084, -0.055, 0.056, 0.057, -0.052, 0.0766),
 }
 """Of the scenes by name; the rectangle is that of the published recordings [m]."""
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from dnls_ros.io import compose_touch
 from dnls_ros.io.compose import Composer
 from dnls_ros.io.messages import adapt
+from dnls_ros.io.origin import stamp_and_frame
 from dnls_ros.window.config import ImageConfig
-from dnls_ros.window.ingress import LATEST_STAMP
 from dnls_ros.window.measurements import Reason, Rejection, TactileFrame
 from dnls_ros.window.parameter_blocks import Problems
 from dnls_ros.window.parameter_changes import read_rows
@@ -176,17 +176,10 @@ class TactileTranslator:
         options = self.options
         if not isinstance(m, TactileFrame):
             return m if isinstance(m, Rejection) else _refused(m, "this is no image")
-        stamp = arrival if options.stamp_source == "arrival" else m.stamp
-        if stamp <= 0:
-            text = "header.stamp is zero; set stamp_source: arrival if the driver sets none"
-            return Rejection(NAME, stamp, Reason.ZERO_STAMP, text)
-        stamp += round(options.stamp_offset * 1e9)
-        if not 0 < stamp <= LATEST_STAMP:
-            return Rejection(NAME, stamp, Reason.FUTURE_STAMP, f"stamp is {stamp} ns")
-        frame = options.frame_override or m.frame
-        if not frame:
-            text = "header.frame_id is empty; set frame_override if that is meant"
-            return Rejection(NAME, stamp, Reason.EMPTY_FRAME, text)
+        placed = stamp_and_frame(m, options, arrival)
+        if isinstance(placed, Rejection):
+            return placed
+        stamp, frame = placed
         if stamp == self._last:
             return Rejection(NAME, stamp, Reason.DUPLICATE, "an image of that stamp was seen")
         if stamp < self._last:  # a recording that is played again

@@ -22,12 +22,6 @@ from dnls_ros.problem import Diagonal, FactorGroup, Problem, Values, Variables
 
 OBJECT = Variables("object", SE2)
 EE = Variables("ee", SE2)
-GUESSES: Mapping[str, tuple[float, ...]] = {
-    "ee": (1e-3, 1e-3, 5e-3),
-    "motion": (0.01, 0.01, 0.1),
-    "contact": (1e-3,),
-}
-"""Noise before training: fingertip [m, m, rad], motion [m, m, rad, per √s], contact [m]."""
 
 
 class PushingModel(nn.Module):
@@ -36,7 +30,8 @@ class PushingModel(nn.Module):
     Args:
         net: Makes motions of pairs.
         start_sigma: Of the object's first pose, which is not learned [m, m, rad].
-        guesses: First noise of the other factors, see `GUESSES`.
+        guesses: First noise of the other factors: ``ee`` [m, m, rad], ``motion`` [m, m, rad per
+            √s, a turn counting with the object's c], ``contact`` [m].
     """
 
     start_sigma: Tensor
@@ -44,8 +39,8 @@ class PushingModel(nn.Module):
     def __init__(
         self,
         net: TactileNet,
-        start_sigma: Sequence[float] = (1e-3, 1e-3, 5e-3),
-        guesses: Mapping[str, Sequence[float]] = GUESSES,
+        start_sigma: Sequence[float],
+        guesses: Mapping[str, Sequence[float]],
     ) -> None:
         super().__init__()
         self.net = net

@@ -211,8 +211,8 @@ class _Differences:
         return np.asarray(image, dtype=np.float64).reshape(-1)
 
     def pairs(self, earlier: Array, later: Array) -> tuple[Array, Array]:
-        """Pairs are not asked for."""
-        return np.zeros((len(earlier), 3)), np.ones((len(later), 3))
+        """Nobody asks for pairs."""
+        raise NotImplementedError("a front end without pair_offsets asks for no pairs")
 
 
 def _seen(

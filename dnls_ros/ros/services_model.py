@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dnls_ros.errors import DnlsError
+from dnls_ros.learned import load_model
 from dnls_ros.ros.asking import Asker, ServiceServer
 from dnls_ros.ros.writer import WriterThread
-from dnls_ros.runtime.models import open_model
 from dnls_ros.runtime.touch import OpenModel
 from dnls_ros.window.config import EstimatorConfig, SensorConfig
 from dnls_ros.window.tactile_frontend import TactileModel, checked
@@ -31,7 +31,7 @@ class ModelLoading:
         asker: Asker,
         config: EstimatorConfig,
         active: Callable[[], bool],
-        read: OpenModel = open_model,
+        read: OpenModel = load_model,
     ) -> None:
         """Offers it."""
         self._asker = asker

@@ -46,6 +46,7 @@ from dnls_ros.io.tactile_frontend import (
     TactileTranslator,
     read_options,
 )
+from dnls_ros.learned import load_model
 from dnls_ros.ros.asking import ServiceServer, pending_for
 from dnls_ros.ros.lifecycle import ManagedNode, run_managed
 from dnls_ros.ros.parameters import descriptor_of, plain_value
@@ -54,7 +55,6 @@ from dnls_ros.ros.qos import subscribe_to
 from dnls_ros.ros.services_model import LOADING
 from dnls_ros.ros.types import message_class
 from dnls_ros.ros.writer import WriterThread
-from dnls_ros.runtime.models import open_model
 from dnls_ros.runtime.touch import OpenModel
 from dnls_ros.window.measurements import Reason, Rejection
 from dnls_ros.window.parameter_changes import INACTIVE_ONLY
@@ -250,7 +250,7 @@ class TactileFrontendNode(ManagedNode):
         options: Those of rclpy's Node.
     """
 
-    def __init__(self, read: OpenModel = open_model, **options: Any) -> None:
+    def __init__(self, read: OpenModel = load_model, **options: Any) -> None:
         """Creates it, unconfigured."""
         super().__init__(NAME, **options)
         self._read = read

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dnls_ros.errors import DnlsError
+from dnls_ros.learned import load_model
 from dnls_ros.runtime.commands import Commands
 from dnls_ros.runtime.condition import Condition, Facts
 from dnls_ros.runtime.covariance import CovarianceGuard
@@ -24,7 +25,6 @@ from dnls_ros.runtime.health import Health
 from dnls_ros.runtime.history import History, Stretch
 from dnls_ros.runtime.liveness import Liveness
 from dnls_ros.runtime.meter import Meter
-from dnls_ros.runtime.models import open_model
 from dnls_ros.runtime.supervisor import Supervisor
 from dnls_ros.runtime.tf_pose import TfPoses
 from dnls_ros.runtime.timeline import Action, Jump, Refused, Timeline
@@ -72,7 +72,7 @@ class Session(Commands):
         make: Callable[..., Estimator] = Estimator,
         transforms: TransformSource | None = None,
         dumps: bool = False,
-        open_model: OpenModel = open_model,
+        open_model: OpenModel = load_model,
     ) -> None:
         self.config = config
         self.estimator = make(config, archive=True) if archive else make(config)

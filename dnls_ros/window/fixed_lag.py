@@ -19,7 +19,8 @@ costs that kernels do not know, there are `minimize` and `marginalize`, whose re
     window.step({"fix": first})
     window.step({"odometry": z})
 
-Needs numba, and float64 on the CPU.
+Needs numba, and float64 on the CPU. The kernel is compiled when the first window of its block size
+is made, which takes a minute, and loaded from where it is kept afterwards.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dnls_ros.costs import prior
 from dnls_ros.errors import DnlsError
-from dnls_ros.lie import Element, Euclidean, LieGroup
+from dnls_ros.lie import LieGroup
 from dnls_ros.linear import BlockCholesky
 from dnls_ros.linear.block_cholesky import BlockSymbolic
 from dnls_ros.optim.program import Floats, compiled, plan
@@ -36,10 +36,10 @@ from dnls_ros.problem import (
 from dnls_ros.problem.axes import map_leaves
 from dnls_ros.problem.structure import Ints
 from dnls_ros.problem.variables import on_storage
+from dnls_ros.window.marginalize import PRIOR
 
 UNUSED = "unused slots of "
 """Groups that hold the slots without a state; their rows are masked by and by."""
-PRIOR = "window.prior"
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,17 +176,9 @@ def _span(name: str, group: FactorGroup, states: Sequence[Variables], capacity: 
 def _first_values(states: Sequence[Variables], count: int) -> Values:
     ids = torch.arange(count)
     return Values(
-        {state.name: _still(state, count) for state in states},
+        {s.name: s.manifold.identity(1, count, dtype=torch.float64) for s in states},
         {state.name: ids for state in states},
     )
-
-
-def _still(state: Variables, count: int) -> Element:
-    kind = state.manifold
-    if isinstance(kind, Euclidean):
-        return torch.zeros(1, count, kind.dim, dtype=torch.float64)
-    still = torch.tensor(kind.identity_storage, dtype=torch.float64)
-    return kind(still.repeat(1, count, 1))  # pyright: ignore[reportCallIssue]
 
 
 def _dense(point: Values) -> DensePrior:

@@ -50,18 +50,22 @@ def _sigma(config: SensorConfig, axis: str) -> float:
     return config.sigma[config.axes.index(axis)] if config.sigma else SIGMA_OF_CONTACT[axis]
 
 
+class Touch:
+    """What all of them have in common."""
+
+    def guess(self, m: Measurement) -> Array | None:
+        """None: touch does not say where the object is."""
+        return None
+
+
 @dataclass(frozen=True)
-class Contact:
+class Contact(Touch):
     """The finger touches, or it does not: a point of it is on the object's surface."""
 
     config: SensorConfig
     body: Body
     finger: Body
     object: PushedObject
-
-    def guess(self, m: Measurement) -> Array | None:
-        """None: touch does not say where the object is."""
-        return None
 
     def hear(self, known: Contacts | None, m: Measurement) -> Contacts | None:
         """Whether it touches, from this stamp on."""
@@ -99,16 +103,12 @@ class Contact:
 
 
 @dataclass(frozen=True)
-class TactileRelative:
+class TactileRelative(Touch):
     """How the finger moved as the object sees it, between two stamps."""
 
     config: SensorConfig
     body: Body
     finger: Body
-
-    def guess(self, m: Measurement) -> Array | None:
-        """None: touch does not say where the object is."""
-        return None
 
     def hear(self, known: Contacts | None, m: Measurement) -> Contacts | None:
         """None: a pair says nothing of when the contact begins or ends."""
@@ -143,7 +143,7 @@ class TactileRelative:
 
 
 @dataclass(frozen=True)
-class TactileImage:
+class TactileImage(Touch):
     """What a front end in this process made of an image: a contact, and pairs of it."""
 
     config: SensorConfig
@@ -173,10 +173,6 @@ class TactileImage:
         """What pushes it."""
         return self.contact.finger
 
-    def guess(self, m: Measurement) -> Array | None:
-        """None: touch does not say where the object is."""
-        return None
-
     def hear(self, known: Contacts | None, m: Measurement) -> Contacts | None:
         """Whether it touches, from this stamp on."""
         return self.contact.hear(known, m)
@@ -202,17 +198,13 @@ class TactileImage:
 
 
 @dataclass(frozen=True)
-class WrenchContact:
+class WrenchContact(Touch):
     """A force: the point where its line meets the tip is on the surface, and normal to it."""
 
     config: SensorConfig
     body: Body
     finger: Body
     object: PushedObject
-
-    def guess(self, m: Measurement) -> Array | None:
-        """None: touch does not say where the object is."""
-        return None
 
     def hear(self, known: Contacts | None, m: Measurement) -> WrenchContacts:
         """Zeroing first, then whether it touches, with hysteresis."""
