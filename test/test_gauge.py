@@ -48,6 +48,8 @@ IN_THE_WORLD: dict[Cost, str] = {
     costs.point_to_plane: "x-xd",
     costs.stereo_reprojection: "x-x",
     costs.contact_in_plane: "xx",
+    costs.contact_point: "xx",
+    costs.contact_normal: "xx",
     costs.tactile_relative_pose: "xxxx",
     costs.tactile_relative_yaw: "xxxx",
     costs.quasi_static_push: "xxxx",
