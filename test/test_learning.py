@@ -1,6 +1,9 @@
 """Training through the estimator: derivatives, resuming, model files."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -103,6 +106,47 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(
     other = replace(config, lr=0.5)
     with pytest.raises(DnlsError, match="lr"):
         Trainer(other, load_data(other), cut).resume(read_checkpoint(cut / CHECKPOINT))
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from dnls_ros.learning.config import config_from
+from dnls_ros.learning.data import load_data
+from dnls_ros.learning.distributed import processes
+from dnls_ros.learning.trainer import Trainer
+torch.set_num_threads(1)
+config = config_from(json.loads(Path(sys.argv[1]).read_text()), "test")
+with processes(config.batch) as mine:
+    trainer = Trainer(config, load_data(config), Path(sys.argv[2]), mine)
+    rows = trainer.run().rows
+    if mine.first:
+        Path(sys.argv[2], "rows.json").write_text(
+            json.dumps([[r.train_loss, r.grad_norm, r.val_loss] for r in rows])
+        )
+"""
+
+
+def test_two_processes_take_the_steps_of_one(config: TrainConfig, tmp_path: Path) -> None:
+    script, settings = tmp_path / "train.py", tmp_path / "config.json"
+    script.write_text(SCRIPT)
+    settings.write_text(json.dumps(replace(config, epochs=2, pretrain_epochs=1).plain()))
+    root = Path(__file__).resolve().parents[1]
+    found = []
+    for count in (1, 2):
+        folder = tmp_path / f"by{count}"
+        folder.mkdir()
+        several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+        command = [sys.executable, *(several if count > 1 else []), str(script)]
+        subprocess.run(
+            [*command, str(settings), str(folder)],
+            check=True,
+            timeout=120,
+            env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        )
+        found.append(json.loads((folder / "rows.json").read_text()))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
 
 
 def test_training_through_the_solver_helps_on_other_pushes(tmp_path: Path) -> None:
