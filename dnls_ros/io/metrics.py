@@ -95,7 +95,7 @@ def statistics(magnitudes: Array) -> ErrorStatistics:
 
 def yaw_errors(estimate: Array, reference: Array) -> Array:
     """Yaw of the estimate minus yaw of the reference, poses (n, 7), in (-π, π] [rad]."""
-    difference = _yaw(estimate) - _yaw(reference)
+    difference = yaw_of(estimate) - yaw_of(reference)
     return np.arctan2(np.sin(difference), np.cos(difference))
 
 
@@ -170,6 +170,7 @@ def _relative(first: Array, second: Array) -> Array:
     return np.hstack([inverse.apply(second[:, :3] - first[:, :3]), turn.as_quat()])
 
 
-def _yaw(poses: Array) -> Array:
+def yaw_of(poses: Array) -> Array:
+    """(N,) about z of poses (N, 7) [rad]."""
     x, y, z, w = poses[:, 3:].T
     return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))

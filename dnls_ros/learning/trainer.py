@@ -230,11 +230,12 @@ class Trainer:
 
     def _card(self) -> ModelCard:
         image, row = self.config.windows.image, self._rows[-1]
+        offsets = self.config.windows.pair_offsets
         names = "epoch", "phase", "val_loss", "val_ate_m", "val_are_rad"
         return ModelCard(
             self._network,
-            {"size": list(image.size), "crop": list(image.crop)},
-            self.config.windows.pair_offsets,
+            {"size": list(image.size), "crop": list(image.crop)} if offsets else {},
+            offsets,
             noise={name: s.sigma.tolist() for name, s in self._model.learned_noises().items()},
             data=dict(self.data.hashes),
             config=self.config.plain(),

@@ -1,0 +1,218 @@
+"""The real pushes of $DNLS_DATA/tactile/pnpush as steps at one rate, and their calibration.
+
+Yu, Bauza, Fazeli and Rodriguez, *More than a million ways to be pushed*, IROS 2016: a robot pushes
+a block with a round probe below a force sensor; Vicon sees the block. Wrenches are those that the
+block exerts on the probe, in the axes of the map, about the tip. All files have topics of ROS 1.
+
+The recordings do not say where the cameras' frame is to a millimetre, nor how old a tip pose is.
+Both show: while the tip touches, it lies on the block's outline. `calibrate` finds them from other
+recordings of the same rig than the one that they are used for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from dnls_ros.costs import shape_of
+from dnls_ros.io.bag import BagReader
+from dnls_ros.io.metrics import yaw_of
+from dnls_ros.io.tactile_json import TactileTrajectory
+from dnls_ros.io.trajectory import Trajectory
+from dnls_ros.window.rigid import compose, rotation_matrix
+from dnls_ros.window.wrench import ZEROING
+
+Array = NDArray[np.float64]
+FOLDER = "tactile/pnpush/preliminary_push_testing"
+STEEL = tuple(f"St_block/Test_st_{k}" for k in range(1, 7))
+ALUMINIUM = tuple(f"Al_block/Test_metal_{k}" for k in range(1, 4))
+STEP = 40_000_000
+"""Between steps [ns]: four wrenches, three tip poses."""
+SIDE, RADIUS = 0.1016, 0.00475
+"""Of the blocks, 4 inches, and of the probe [m]."""
+FORCE = 0.35
+"""Mean of three steps that is a push [N]: the probe trembles at 15 Hz, a block may bounce off it
+at first, and afterwards the robot's own acceleration is felt."""
+DELAYS = np.arange(0.0, 0.045, 0.005)
+"""How old a tip pose may be when it is stamped [s]."""
+MOVING = 0.02
+"""Speed of a block that is surely pushed [m/s]."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a rig's recordings do not say.
+
+    Attributes:
+        offset: (2,) of the camera's frame in the map, beyond what tf says [m].
+        delay: Age of a tip pose when it is stamped [s].
+        residual: Root mean square distance of the tip from the outline that is left [m].
+    """
+
+    offset: Array
+    delay: float
+    residual: float
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One bag, in the map.
+
+    Attributes:
+        block, tip: Their poses.
+        stamps: (W,) of wrenches [ns].
+        wrench: (W, 3) f_x, f_y, τ_z without bias [N, Nm].
+    """
+
+    block: Trajectory
+    tip: Trajectory
+    stamps: NDArray[np.int64]
+    wrench: Array
+
+
+def data_folder() -> Path:
+    """Where recordings lie: DNLS_DATA, or beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return Path(os.environ.get("DNLS_DATA", beside)) / FOLDER
+
+
+def read_recording(name: str) -> Recording:
+    """A recording by its name, such as ``St_block/Test_st_1``."""
+    frames: dict[str, tuple[str, Array]] = {}
+    poses: dict[str, dict[int, Array]] = {"block": {}, "tip": {}}
+    wrenches: dict[int, Array] = {}
+    vicon = ""
+    with BagReader(data_folder() / f"{name}.bag.gz") as bag:
+        topic = next(t for t in bag.topics if t.startswith("/vicon/") and t != "/vicon/markers")
+        for record in bag.records([topic, "/tip_pose", "/netft_data", "/tf"]):
+            m = record.message
+            if record.topic == "/tf":
+                for t in m.transforms:
+                    child, parent = (f.lstrip("/") for f in (t.child_frame_id, t.header.frame_id))
+                    frames[child] = parent, _pose(t.transform.translation, t.transform.rotation)
+                continue
+            stamp = m.header.stamp.sec * 1_000_000_000 + m.header.stamp.nanosec
+            if record.topic == "/netft_data":
+                f, t = m.wrench.force, m.wrench.torque
+                wrenches[stamp] = np.array([f.x, f.y, f.z, t.x, t.y, t.z])
+            elif record.topic == "/tip_pose":
+                poses["tip"][stamp] = _pose(m.pose.position, m.pose.orientation)
+            else:
+                vicon = m.header.frame_id.lstrip("/")
+                poses["block"][stamp] = _pose(m.transform.translation, m.transform.rotation)
+    while vicon != "map":
+        parent, transform = frames[vicon]
+        poses["block"] = {s: compose(transform, p) for s, p in poses["block"].items()}
+        vicon = parent
+    block, tip = (Trajectory(*_sorted(poses[k])) for k in ("block", "tip"))
+    stamps, wrench = _sorted(wrenches)
+    return Recording(block, tip, stamps, _at_tip(stamps, wrench, rotation_matrix(tip.poses[0])))
+
+
+def _pose(translation: object, rotation: object) -> Array:
+    return np.array(
+        [*(getattr(translation, a) for a in "xyz"), *(getattr(rotation, a) for a in "xyzw")]
+    )
+
+
+def _sorted(rows: dict[int, Array]) -> tuple[NDArray[np.int64], Array]:
+    stamps = np.array(sorted(rows), dtype=np.int64)
+    return stamps, np.stack([rows[s] for s in stamps.tolist()])
+
+
+def _at_tip(stamps: NDArray[np.int64], wrench: Array, turn: Array) -> Array:
+    """(W, 3) in the map: the sensor has the axes of the tip, which never turns, and lies above it.
+
+    A force in the plane has no moment about the vertical through the tip at either place.
+    """
+    free = wrench - wrench[stamps - stamps[0] < ZEROING].mean(0)
+    return np.column_stack([free[:, :3] @ turn[:2].T, free[:, 3:] @ turn[2]])
+
+
+def calibrate(
+    recordings: Sequence[Recording], delays: Sequence[float] = DELAYS.tolist()
+) -> Calibration:
+    """What makes the tip lie on the outline while the blocks of some recordings move."""
+    best: Calibration | None = None
+    for delay in delays:
+        touching = [_touching(r, delay) for r in recordings]
+
+        def residuals(x: Array, touching: list[tuple[Array, Array]] = touching) -> Array:
+            parts = [_distance(block, tip, x) - RADIUS for block, tip in touching]
+            return np.concatenate(parts)
+
+        found = least_squares(residuals, [0.0, 0.0], x_scale=0.01, loss="soft_l1", f_scale=1e-3)
+        left = float(np.sqrt(np.mean(residuals(found.x) ** 2)))
+        if best is None or left < best.residual:
+            best = Calibration(found.x, delay, left)
+    assert best is not None
+    return best
+
+
+def _touching(recording: Recording, delay: float) -> tuple[Array, Array]:
+    """Poses (n, 3) of the block and places (n, 2) of the tip while the block moves."""
+    stamps = recording.tip.stamps - round(delay * 1e9)
+    inside = (stamps > recording.block.stamps[0]) & (stamps < recording.block.stamps[-1])
+    stamps, tip = stamps[inside], recording.tip.poses[inside, :2]
+    block = _planar(recording.block, stamps)
+    wide = round(0.05e9)
+    first, last = recording.block.stamps[[0, -1]]
+    ends = (_planar(recording.block, np.clip(stamps + k, first, last)) for k in (-wide, wide))
+    before, after = ends
+    moving = np.linalg.norm((after - before)[:, :2], axis=1) > MOVING * 2e-9 * wide
+    return block[moving], tip[moving]
+
+
+def _planar(trajectory: Trajectory, stamps: NDArray[np.int64]) -> Array:
+    poses = trajectory.at(stamps)
+    return np.column_stack([poses[:, :2], np.unwrap(yaw_of(poses))])
+
+
+def _distance(block: Array, tip: Array, offset: Array) -> Array:
+    """(n,) signed distances of places of the tip to the block's outline [m]."""
+    apart = tip - block[:, :2] - offset
+    c, s = np.cos(block[:, 2]), np.sin(block[:, 2])
+    seen = np.column_stack([c * apart[:, 0] + s * apart[:, 1], c * apart[:, 1] - s * apart[:, 0]])
+    return shape_of("rect", (SIDE, SIDE)).signed_distance(seen)
+
+
+def steps(recording: Recording, calibration: Calibration) -> TactileTrajectory:
+    """The push at steps of `STEP`: mean wrench since the step before, poses interpolated."""
+    late = round(calibration.delay * 1e9)
+    begin = max(recording.block.stamps[0], recording.tip.stamps[0], recording.stamps[0] + ZEROING)
+    end = min(recording.block.stamps[-1], recording.tip.stamps[-1] - late, recording.stamps[-1])
+    stamps = np.arange(begin + STEP, end, STEP, dtype=np.int64)
+    total = np.cumsum(np.vstack([np.zeros(3), recording.wrench]), axis=0)
+    upto = np.searchsorted(recording.stamps, np.concatenate([stamps[:1] - STEP, stamps]), "right")
+    wrench = np.diff(total[upto], axis=0) / np.diff(upto)[:, None]
+    block = _planar(recording.block, stamps) + np.array([*calibration.offset, 0.0])
+    tip = recording.tip.at(stamps + late)
+    contact = _pushes(wrench[:, :2])
+    return TactileTrajectory(
+        block,
+        np.column_stack([tip[:, :2], np.zeros(len(stamps))]),
+        np.zeros((len(stamps), 0)),
+        np.zeros(len(stamps), dtype=np.int64),
+        contact,
+        (stamps - stamps[0]) * 1e-9,
+        wrench,
+        size=(SIDE, SIDE),
+        tip_radius=RADIUS,
+    )
+
+
+def _pushes(force: Array) -> NDArray[np.bool_]:
+    """The longest push of a recording."""
+    mean = np.column_stack([np.convolve(f, np.full(3, 1 / 3), "same") for f in force.T])
+    on = np.linalg.norm(mean, axis=1) > FORCE
+    ends = np.flatnonzero(np.diff(on, prepend=False, append=False)).reshape(-1, 2)
+    first, last = ends[np.argmax(ends[:, 1] - ends[:, 0])]
+    push = np.zeros(len(on), dtype=np.bool_)
+    push[first:last] = True
+    return push
