@@ -36,11 +36,13 @@ class ContactReading:
     """What a force says of the contact.
 
     Attributes:
+        force: (…, 2) along the force, of unit length, the way that the finger moves.
         normal: (…, 2) along the surface's normal, of unit length, either way; the finger's axes.
         log_information: (…, 1) −log σ of its angle.
         log_slip: (…, 1) log of the factor on σ of the contact's motion along the object.
     """
 
+    force: Tensor
     normal: Tensor
     log_information: Tensor
     log_slip: Tensor
@@ -113,6 +115,7 @@ class WrenchNet(nn.Module):
         c, s = angle.cos(), angle.sin()
         x, y = push.split(1, -1)
         return ContactReading(
+            push,
             torch.cat([c * x - s * y, s * x + c * y], -1),
             -self.log_sigma - REACH * torch.tanh(noise / REACH),
             REACH * torch.tanh(slip / REACH),

@@ -55,6 +55,7 @@ class NoiseConfig:
         contact: Of the distance of a fingertip that touches [m].
         normal: Of the angle from a force to the surface's normal, for kind ``wrench_contact``
             [rad]; (): forces only say when the finger touches.
+        along: Of the object's way across the force, for the same [m per √s].
     """
 
     start: tuple[float, ...] = (0.001, 0.001, 0.005)
@@ -62,9 +63,10 @@ class NoiseConfig:
     motion: tuple[float, ...] = (0.01, 0.01, 0.1)
     contact: tuple[float, ...] = (0.001,)
     normal: tuple[float, ...] = (0.3,)
+    along: tuple[float, ...] = (0.01,)
 
     def __post_init__(self) -> None:
-        lengths = {"start": 3, "ee": 3, "motion": 3, "contact": 1, "normal": 1}
+        lengths = {"start": 3, "ee": 3, "motion": 3, "contact": 1, "normal": 1, "along": 1}
         for name, count in lengths.items():
             given = getattr(self, name)
             if name == "normal" and not given:

@@ -122,10 +122,12 @@ def make_model(config: TrainConfig, windows: Windows) -> tuple[Trained, dict[str
         net = build_network(network, config.kind)
     net.train().requires_grad_(config.mode == "weights_and_model")
     net.log_sigma.requires_grad_(True)
-    known = config.noise.start, config.noise.guesses()
-    if isinstance(net, WrenchNet):
-        return WrenchPushing(net, *known, normal=bool(config.noise.normal)), network
-    return TactilePushing(net, *known), network
+    start, guesses = config.noise.start, config.noise.guesses()
+    if isinstance(net, TactileNet):
+        return TactilePushing(net, start, guesses), network
+    if config.noise.normal:
+        guesses["along"] = config.noise.along
+    return WrenchPushing(net, start, guesses), network
 
 
 def describe_network(config: TrainConfig, windows: Windows) -> dict[str, object]:

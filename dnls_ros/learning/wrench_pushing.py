@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
-from dnls_ros.costs import contact_normal
+from dnls_ros.costs import contact_normal, push_along_force
 from dnls_ros.learned import ContactReading, WrenchNet
 from dnls_ros.learning.pushing import EE, OBJECT, PushingModel
 from dnls_ros.learning.windows import Windows
@@ -15,23 +13,16 @@ from dnls_ros.problem import Diagonal, FactorGroup
 
 
 class WrenchPushing(PushingModel[WrenchNet]):
-    """Forces: the surface's normal where the finger touches, and how far the contact slides.
+    """Forces: the surface's normal where the finger touches, the way that the object takes, and
+    how far the contact slides.
 
-    Args:
-        net: Makes readings of forces.
-        start_sigma, guesses: See `PushingModel`.
-        normal: Whether forces are used at all; without, they only say when the finger touches.
+    Without noise of the name ``along`` forces are not used: they only say when the finger touches.
     """
 
-    def __init__(
-        self,
-        net: WrenchNet,
-        start_sigma: Sequence[float],
-        guesses: Mapping[str, Sequence[float]],
-        normal: bool = True,
-    ) -> None:
-        super().__init__(net, start_sigma, guesses)
-        self.normal = normal
+    @property
+    def uses_forces(self) -> bool:
+        """Whether there are factors of forces."""
+        return "along" in self.noise
 
     def readings(self, windows: Windows) -> ContactReading:
         """(N, T) of all states."""
@@ -40,25 +31,34 @@ class WrenchPushing(PushingModel[WrenchNet]):
     def motion_scale(self, windows: Windows, ratio: Tensor) -> Tensor:
         """(N, T − 1, 3): the contact moves further where it slides; the twist is not freer."""
         scale = super().motion_scale(windows, ratio)
-        if not self.normal:
+        if not self.uses_forces:
             return scale
         slip = self.readings(windows).slip[:, 1:].to(scale)
         return scale * torch.cat([slip, slip, torch.ones_like(slip)], -1)
 
     def sensed(self, windows: Windows) -> dict[str, FactorGroup]:
-        """The normal at each state's contact, at the centre of the round tip."""
-        if not self.normal:
+        """The normal at each contact, at the centre of the round tip; the way between two."""
+        if not self.uses_forces:
             return {}
         states = torch.arange(windows.rules.states)
+        before, after = states[:-1], states[1:]
         reading = self.readings(windows)
-        along = reading.normal.to(torch.float64)
+        normal, force = (x.to(torch.float64) for x in (reading.normal, reading.force))
+        root = windows.times.diff(dim=1).sqrt()[..., None]
         return {
             "normal": contact_normal(
                 OBJECT[states],
                 EE[states],
-                torch.zeros_like(along),
-                along,
+                torch.zeros_like(normal),
+                normal,
                 windows.field(),
                 noise=Diagonal(reading.sigma.to(torch.float64)),
-            )
+            ),
+            "along": push_along_force(
+                OBJECT[before],
+                OBJECT[after],
+                EE[after],
+                force[:, 1:],
+                noise=self.learned_noise("along").noise(root),
+            ),
         }
