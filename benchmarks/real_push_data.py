@@ -76,19 +76,19 @@ class Recording:
     wrench: Array
 
 
-def data_folder() -> Path:
-    """Where recordings lie: DNLS_DATA, or beside the repository."""
+def path_of(name: str) -> Path:
+    """Of a recording by its name, such as ``St_block/Test_st_1``, in DNLS_DATA."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    return Path(os.environ.get("DNLS_DATA", beside)) / FOLDER
+    return Path(os.environ.get("DNLS_DATA", beside)) / FOLDER / f"{name}.bag.gz"
 
 
 def read_recording(name: str) -> Recording:
-    """A recording by its name, such as ``St_block/Test_st_1``."""
+    """A recording by its name."""
     frames: dict[str, tuple[str, Array]] = {}
     poses: dict[str, dict[int, Array]] = {"block": {}, "tip": {}}
     wrenches: dict[int, Array] = {}
     vicon = ""
-    with BagReader(data_folder() / f"{name}.bag.gz") as bag:
+    with BagReader(path_of(name)) as bag:
         topic = next(t for t in bag.topics if t.startswith("/vicon/") and t != "/vicon/markers")
         for record in bag.records([topic, "/tip_pose", "/netft_data", "/tf"]):
             m = record.message
@@ -182,8 +182,8 @@ def _distance(block: Array, tip: Array, offset: Array) -> Array:
     return shape_of("rect", (SIDE, SIDE)).signed_distance(seen)
 
 
-def steps(recording: Recording, calibration: Calibration) -> TactileTrajectory:
-    """The push at steps of `STEP`: mean wrench since the step before, poses interpolated."""
+def push_of(recording: Recording, calibration: Calibration) -> TactileTrajectory:
+    """The push in steps of `STEP`: mean wrench since the step before, poses interpolated."""
     late = round(calibration.delay * 1e9)
     begin = max(recording.block.stamps[0], recording.tip.stamps[0], recording.stamps[0] + ZEROING)
     end = min(recording.block.stamps[-1], recording.tip.stamps[-1] - late, recording.stamps[-1])
@@ -193,26 +193,25 @@ def steps(recording: Recording, calibration: Calibration) -> TactileTrajectory:
     wrench = np.diff(total[upto], axis=0) / np.diff(upto)[:, None]
     block = _planar(recording.block, stamps) + np.array([*calibration.offset, 0.0])
     tip = recording.tip.at(stamps + late)
-    contact = _pushes(wrench[:, :2])
-    return TactileTrajectory(
+    first, last = _push(wrench[:, :2])
+    whole = TactileTrajectory(
         block,
         np.column_stack([tip[:, :2], np.zeros(len(stamps))]),
         np.zeros((len(stamps), 0)),
         np.zeros(len(stamps), dtype=np.int64),
-        contact,
+        np.ones(len(stamps), dtype=np.bool_),
         (stamps - stamps[0]) * 1e-9,
         wrench,
         size=(SIDE, SIDE),
         tip_radius=RADIUS,
     )
+    return whole.part(first, last)
 
 
-def _pushes(force: Array) -> NDArray[np.bool_]:
-    """The longest push of a recording."""
+def _push(force: Array) -> tuple[int, int]:
+    """First step of the longest push, and the step after its last."""
     mean = np.column_stack([np.convolve(f, np.full(3, 1 / 3), "same") for f in force.T])
     on = np.linalg.norm(mean, axis=1) > FORCE
     ends = np.flatnonzero(np.diff(on, prepend=False, append=False)).reshape(-1, 2)
     first, last = ends[np.argmax(ends[:, 1] - ends[:, 0])]
-    push = np.zeros(len(on), dtype=np.bool_)
-    push[first:last] = True
-    return push
+    return int(first), int(last)

@@ -9,12 +9,14 @@ from dnls_ros.costs import contact_normal, push_along_force
 from dnls_ros.learned import ContactReading, WrenchNet
 from dnls_ros.learning.pushing import EE, OBJECT, PushingModel
 from dnls_ros.learning.windows import Windows
-from dnls_ros.problem import Diagonal, FactorGroup
+from dnls_ros.problem import Diagonal, FactorGroup, Huber
+
+OUTLIER = 1.5
+"""Standard deviations: a small force that trembles has any direction."""
 
 
 class WrenchPushing(PushingModel[WrenchNet]):
-    """Forces: the surface's normal where the finger touches, the way that the object takes, and
-    how far the contact slides.
+    """Forces: the surface's normal, the object's way along them, how far the contact slides.
 
     Without noise of the name ``along`` forces are not used: they only say when the finger touches.
     """
@@ -53,6 +55,7 @@ class WrenchPushing(PushingModel[WrenchNet]):
                 normal,
                 windows.field(),
                 noise=Diagonal(reading.sigma.to(torch.float64)),
+                loss=Huber(OUTLIER),
             ),
             "along": push_along_force(
                 OBJECT[before],
@@ -60,5 +63,6 @@ class WrenchPushing(PushingModel[WrenchNet]):
                 EE[after],
                 force[:, 1:],
                 noise=self.learned_noise("along").noise(root),
+                loss=Huber(OUTLIER),
             ),
         }
