@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.real_push_data import (
     ALUMINIUM,
+    SIDE,
     STEEL,
     STEP,
     Array,
@@ -70,6 +71,10 @@ class Errors:
         """Causal, then smoothed: position [mm] and rotation [mrad]."""
         (a, b), (c, d) = ate(self.causal), ate(self.smoothed)
         return 1e3 * a, 1e3 * b, 1e3 * c, 1e3 * d
+
+
+Found = Mapping[str, Mapping[str, Errors]]
+"""By method and recording."""
 
 
 def pushes() -> dict[str, TactileTrajectory]:
@@ -160,9 +165,8 @@ def without_contact(push: TactileTrajectory) -> Errors:
     return Errors(*(torch.from_numpy(x - push.object) for x in (stays, np.stack(line, 1))))
 
 
-def compare(epochs: int, seed: int) -> dict[str, dict[str, Errors]]:
+def compare(pushed: Mapping[str, TactileTrajectory], epochs: int, seed: int) -> Found:
     """Errors by method and recording."""
-    pushed = pushes()
     data = windows_of(pushed)
     print(f"windows: {len(data.training)} to train on, {len(data.validation)} to choose by")
     found = {METHODS[0]: {name: without_contact(pushed[name]) for name in EVALUATION}}
@@ -182,9 +186,9 @@ def mean(found: Mapping[str, Errors]) -> Array:
     return np.sqrt(np.mean([np.square(e.rmse()) for e in found.values()], axis=0))
 
 
-def table(found: Mapping[str, Mapping[str, Errors]], first: int) -> str:
+def table(found: Found, first: int) -> str:
     """Position [mm] / rotation [mrad], causal (first 0) or smoothed (first 2)."""
-    short = [Path(name).name.replace("Test_", "") for name in EVALUATION]
+    short = list(map(_short, EVALUATION))
     rows = [["", *short, "all"], ["---"] * (len(short) + 2)]
     for method, by_name in found.items():
         cells = [by_name[name].rmse() for name in EVALUATION] + [mean(by_name).tolist()]
@@ -200,49 +204,79 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("real_pushes"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = compare(options.epochs, options.seed)
+    pushed = pushes()
+    found = compare(pushed, options.epochs, options.seed)
     for title, first in (("causal", 0), ("smoothed", 2)):
         print(f"\n{title}: position [mm] / rotation [mrad]\n{table(found, first)}")
     options.out.mkdir(parents=True, exist_ok=True)
     numbers = {m: {n: e.rmse() for n, e in rows.items()} for m, rows in found.items()}
     (options.out / "errors.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    picture(found, options.out / "real_pushes.png")
+    picture(pushed, found, options.out / "real_pushes.png")
 
 
 COLORS: Mapping[str, str] = dict(zip(METHODS, ("0.6", "C1", "C8", "C2", "C0", "C3"), strict=True))
+SHOWN = (METHODS[0], METHODS[1], METHODS[4], METHODS[5])
+"""In the pictures of single pushes; the bars have all."""
 
 
-def picture(found: Mapping[str, Mapping[str, Errors]], path: Path) -> None:
-    """Causal errors over time in a push of each metal, and all of them as bars."""
+def picture(pushed: Mapping[str, TactileTrajectory], found: Found, path: Path) -> None:
+    """A push of each metal from above and over time, and all errors as bars."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    axes = figure.subplots(2, 3, width_ratios=[1, 1, 1.25])
-    parts = ("position [mm]", lambda e: e[:, :2].norm(dim=1)), ("rotation [mrad]", _turn)
-    for row, (label, size) in zip(axes, parts, strict=True):
-        for ax, name in zip(row, (EVALUATION[1], EVALUATION[-1]), strict=False):
-            for method, by_name in found.items():
-                error = 1e3 * size(by_name[name].causal).numpy()
+    figure = Figure(figsize=(11, 10.5), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[1.75, 1])
+    for row, name in zip(above.subplots(2, 3), (EVALUATION[1], EVALUATION[2]), strict=True):
+        errors = {method: found[method][name] for method in SHOWN}
+        _from_above(row[0], pushed[name], errors)
+        row[0].set_title(f"{_short(name)} after {2 - STEP * 1e-9:.2f} s, last seen at 1 s")
+        for ax, (label, size) in zip(row[1:], PARTS, strict=True):
+            for method, one in errors.items():
+                error = 1e3 * size(one.causal).numpy()
                 times = np.arange(len(error)) * STEP * 1e-9
-                ax.plot(times, np.maximum(error, 0.05), color=COLORS[method], lw=1.4)
+                ax.plot(times, np.maximum(error, 0.1), color=COLORS[method], lw=1.4)
             ax.set(yscale="log", xlabel="since the first touch [s]", ylabel=f"error: {label}")
-            ax.set_title(f"{Path(name).name.replace('Test_', '')}, pose seen at 0, 1, 2 s")
+            ax.set_title(f"{_short(name)}, seen at 0, 1, 2 s")
+            ax.yaxis.set_major_formatter("{x:g}")
             ax.grid(alpha=0.3)
-    handles = _bars(axes[:, 2], found)
+    handles = _bars(below.subplots(1, 2), found)
     figure.legend(handles, METHODS, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle("A pushed block, followed by touch: error of the newest pose")
     figure.savefig(path, dpi=130)
 
 
-def _turn(errors: Tensor) -> Tensor:
-    return errors[:, 2].abs()
+PARTS: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
+    ("position [mm]", lambda errors: errors[:, :2].norm(dim=1)),
+    ("rotation [mrad]", lambda errors: errors[:, 2].abs()),
+)
 
 
-def _bars(axes: Array, found: Mapping[str, Mapping[str, Errors]]) -> list[Any]:
-    """Root mean square errors, position above, rotation below; their handles for a legend."""
+def _short(name: str) -> str:
+    return Path(name).name.replace("Test_", "").replace("metal", "al")
+
+
+def _from_above(ax: Any, push: TactileTrajectory, errors: Mapping[str, Errors]) -> None:
+    """The block just before it is seen again: where it is, and where methods have it."""
+    at = 2 * SECOND - 1
+    square = 0.5 * SIDE * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1], [1, 1]])
+
+    def outline(pose: Array) -> Array:
+        c, s = np.cos(pose[2]), np.sin(pose[2])
+        return 1e3 * (square @ np.array([[c, s], [-s, c]]) + pose[:2])
+
+    ax.fill(*outline(push.object[at]).T, color="0.85")
+    for method, one in errors.items():
+        x, y = outline(push.object[at] + one.causal[at].numpy()).T
+        ax.plot(x, y, color=COLORS[method], lw=1.4)
+    ax.plot(*(1e3 * push.ee[: at + 1, :2]).T, "k:", lw=1)
+    ax.plot(*(1e3 * push.ee[at, :2]), "ko", ms=5)
+    ax.set(aspect="equal", xlabel="x [mm]", ylabel="y [mm]")
+
+
+def _bars(axes: Array, found: Found) -> list[Any]:
+    """Root mean square errors of all recordings; their handles for a legend."""
     handles: list[Any] = []
     width = 0.8 / len(METHODS)
-    for number, label in enumerate(("position [mm]", "rotation [mrad]")):
+    for number, (label, _) in enumerate(PARTS):
         ax = axes[number]
         for k, (method, by_name) in enumerate(found.items()):
             heights = [by_name[name].rmse()[number] for name in EVALUATION]
@@ -250,9 +284,11 @@ def _bars(axes: Array, found: Mapping[str, Mapping[str, Errors]]) -> list[Any]:
             places = np.arange(len(heights)) + (k - len(METHODS) / 2 + 0.5) * width
             bars = ax.bar(places, heights, width, color=COLORS[method])
             handles += [bars] if number == 0 else []
-        names = [Path(n).name.replace("Test_", "").replace("metal", "al") for n in EVALUATION]
-        ax.set_xticks(range(len(names) + 1), [*names, "all"])
+        ax.set_xticks(range(len(EVALUATION) + 1), [*map(_short, EVALUATION), "all"])
         ax.set(yscale="log", ylabel=f"RMSE: {label}")
+        ticks = ([1, 2, 5, 10, 20, 50], [20, 50, 100, 200])[number]
+        ax.set_yticks(ticks, [str(t) for t in ticks])
+        ax.minorticks_off()
         ax.grid(axis="y", alpha=0.3)
     return handles
 
