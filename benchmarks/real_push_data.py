@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,11 @@ from scipy.optimize import least_squares
 
 from dnls_ros.costs import shape_of
 from dnls_ros.io.bag import BagReader
-from dnls_ros.io.metrics import yaw_of
+from dnls_ros.io.messages import adapt
+from dnls_ros.io.push_bags import planar, read_truth
 from dnls_ros.io.tactile_json import TactileTrajectory
 from dnls_ros.io.trajectory import Trajectory
+from dnls_ros.window.measurements import WrenchMeasurement
 from dnls_ros.window.rigid import compose, rotation_matrix
 from dnls_ros.window.wrench import ZEROING
 
@@ -84,46 +87,25 @@ def path_of(name: str) -> Path:
 
 def read_recording(name: str) -> Recording:
     """A recording by its name."""
-    frames: dict[str, tuple[str, Array]] = {}
-    poses: dict[str, dict[int, Array]] = {"block": {}, "tip": {}}
-    wrenches: dict[int, Array] = {}
-    vicon = ""
-    with BagReader(path_of(name)) as bag:
-        topic = next(t for t in bag.topics if t.startswith("/vicon/") and t != "/vicon/markers")
-        for record in bag.records([topic, "/tip_pose", "/netft_data", "/tf"]):
-            m = record.message
-            if record.topic == "/tf":
-                for t in m.transforms:
-                    child, parent = (f.lstrip("/") for f in (t.child_frame_id, t.header.frame_id))
-                    frames[child] = parent, _pose(t.transform.translation, t.transform.rotation)
-                continue
-            stamp = m.header.stamp.sec * 1_000_000_000 + m.header.stamp.nanosec
-            if record.topic == "/netft_data":
-                f, t = m.wrench.force, m.wrench.torque
-                wrenches[stamp] = np.array([f.x, f.y, f.z, t.x, t.y, t.z])
-            elif record.topic == "/tip_pose":
-                poses["tip"][stamp] = _pose(m.pose.position, m.pose.orientation)
-            else:
-                vicon = m.header.frame_id.lstrip("/")
-                poses["block"][stamp] = _pose(m.transform.translation, m.transform.rotation)
-    while vicon != "map":
-        parent, transform = frames[vicon]
-        poses["block"] = {s: compose(transform, p) for s, p in poses["block"].items()}
-        vicon = parent
-    block, tip = (Trajectory(*_sorted(poses[k])) for k in ("block", "tip"))
-    stamps, wrench = _sorted(wrenches)
+    path = path_of(name)
+    with BagReader(path) as bag:
+        vicon = next(t for t in bag.topics if t.startswith("/vicon/") and t != "/vicon/markers")
+        said = [adapt("wrench", r.type, r.message) for r in bag.records(["/netft_data"])]
+        frame = next(bag.records([vicon])).message.header.frame_id
+        frames = {t.child_frame_id: t for r in bag.records(["/tf"]) for t in r.message.transforms}
+    tip, block = read_truth(path, "/tip_pose"), read_truth(path, vicon)
+    while frame != "map":
+        poses = [compose(_pose(frames[frame].transform), pose) for pose in block.poses]
+        block, frame = Trajectory(block.stamps, np.stack(poses)), frames[frame].header.frame_id
+    forces = {m.stamp: [*m.force, *m.torque] for m in said if isinstance(m, WrenchMeasurement)}
+    stamps = np.array(sorted(forces), dtype=np.int64)
+    wrench = np.array([forces[s] for s in stamps.tolist()])
     return Recording(block, tip, stamps, _at_tip(stamps, wrench, rotation_matrix(tip.poses[0])))
 
 
-def _pose(translation: object, rotation: object) -> Array:
-    return np.array(
-        [*(getattr(translation, a) for a in "xyz"), *(getattr(rotation, a) for a in "xyzw")]
-    )
-
-
-def _sorted(rows: dict[int, Array]) -> tuple[NDArray[np.int64], Array]:
-    stamps = np.array(sorted(rows), dtype=np.int64)
-    return stamps, np.stack([rows[s] for s in stamps.tolist()])
+def _pose(transform: Any) -> Array:
+    p, q = transform.translation, transform.rotation
+    return np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w])
 
 
 def _at_tip(stamps: NDArray[np.int64], wrench: Array, turn: Array) -> Array:
@@ -170,8 +152,9 @@ def _touching(recording: Recording, delay: float) -> tuple[Array, Array]:
 
 
 def _planar(trajectory: Trajectory, stamps: NDArray[np.int64]) -> Array:
-    poses = trajectory.at(stamps)
-    return np.column_stack([poses[:, :2], np.unwrap(yaw_of(poses))])
+    poses = planar(trajectory.at(stamps))
+    poses[:, 2] = np.unwrap(poses[:, 2])
+    return poses
 
 
 def _distance(block: Array, tip: Array, offset: Array) -> Array:

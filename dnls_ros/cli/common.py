@@ -124,7 +124,19 @@ def parse_faults(texts: Sequence[str]) -> tuple[Fault, ...]:
     return tuple(parse_fault(text) for text in texts)
 
 
-def read_config(path: Path) -> EstimatorConfig:
+def add_params_option(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--params``, which may be given more than once."""
+    parser.add_argument(
+        "--params",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="F.yaml",
+        help="parameter file; repeatable: a later one is laid over those before",
+    )
+
+
+def read_config(path: Path | Sequence[Path]) -> EstimatorConfig:
     """An estimator's configuration; a file that cannot be read is a mistake of configuration."""
     try:
         return load_parameters(path)

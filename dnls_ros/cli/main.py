@@ -17,6 +17,7 @@ from dnls_ros import __version__
 from dnls_ros.cli import (
     bench,
     convert,
+    dataset,
     demo,
     doctor,
     evaluate,
@@ -26,6 +27,7 @@ from dnls_ros.cli import (
     replay,
     sim,
     solve,
+    train,
     warmup,
 )
 from dnls_ros.cli.common import Exit, Parser
@@ -38,10 +40,12 @@ COMMANDS = (
     evaluate,
     export,
     convert,
+    dataset,
     params,
     migrate,
     bench,
     solve,
+    train,
     warmup,
     demo,
 )

@@ -16,6 +16,7 @@ from dnls_ros.cli.common import (
     add_command,
     add_fault_option,
     add_figure_options,
+    add_params_option,
     not_negative,
     parse_faults,
     positive,
@@ -42,7 +43,7 @@ def add_to(commands: Subparsers) -> None:
         commands, "replay", run, "Replays a recording through the estimator in lockstep."
     )
     parser.add_argument("bag", type=Path, help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
-    parser.add_argument("--params", type=Path, required=True, help="parameter file (YAML)")
+    add_params_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument(
         "--rate", type=not_negative, default=0.0, help="times real time; 0: as fast as possible"

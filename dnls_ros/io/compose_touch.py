@@ -23,6 +23,7 @@ def contact_state(compose: Composer, frame: TactileFrame, seen: Seen, sensor_id:
         header=compose.header(frame.stamp, frame.frame),
         sensor_id=sensor_id,
         in_contact=seen.in_contact,
+        since=compose.time(seen.since),
         confidence=seen.confidence,
         episode=seen.episode,
         has_center=False,

@@ -123,6 +123,12 @@ def draw(scene: PushScene, random: np.random.Generator) -> Drawn:
     return Drawn(shape_of(scene.shape, size), size, friction, pressing)
 
 
+def is_push_scene(name: str) -> bool:
+    """Whether a name or a file is that of a pushing scene: such a file says a ``shape``."""
+    path = Path(name)
+    return name.startswith("push_") or (path.is_file() and "shape" in read_yaml(path))
+
+
 def push_scene(name: str) -> PushScene:
     """``push_disc``, ``push_rect``, ``push_ellipse``, ``push_polygon``, or a YAML file.
 
@@ -130,7 +136,7 @@ def push_scene(name: str) -> PushScene:
         DnlsError: There is no such scene, or the file holds what no scene has.
     """
     kind = name.removeprefix("push_")
-    if name.startswith("push_") and kind in SIZES:
+    if name == f"push_{kind}" and kind in SIZES:
         return PushScene(shape=kind, size=SIZES[kind])
     path = Path(name)
     if not path.is_file():

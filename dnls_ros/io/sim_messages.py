@@ -81,7 +81,7 @@ def _received(stamp: int, latency: float) -> int:
     return stamp + round(latency * 1e9)
 
 
-def _with_covariance(message: Any, planar: Array) -> Any:
+def with_planar_covariance(message: Any, planar: Array) -> Any:
     """A copy with the covariance (3, 3) of (x, y, yaw) in the message's own axes."""
     spatial = spatial_covariance(planar, _PLANE_VARIANCE).reshape(36)
     return dataclasses.replace(message, covariance=spatial)
@@ -96,8 +96,8 @@ def _odometry(recording: Recording, compose: Composer) -> Iterator[Record]:
         message = compose.odometry(stamp, frames.odom, frames.base, pose, twists[k])
         message = dataclasses.replace(
             message,
-            pose=_with_covariance(message.pose, log.pose_covariances[k]),
-            twist=_with_covariance(message.twist, log.twist_covariance),
+            pose=with_planar_covariance(message.pose, log.pose_covariances[k]),
+            twist=with_planar_covariance(message.twist, log.twist_covariance),
         )
         received = _received(stamp, recording.scene.odometry.latency)
         yield _record(ODOMETRY_TOPIC, received, message)
@@ -108,7 +108,7 @@ def _absolute(recording: Recording, compose: Composer) -> Iterator[Record]:
     poses = spatial_pose(log.poses)
     for stamp, pose in zip(log.stamps.tolist(), poses, strict=True):
         message = compose.pose_with_covariance_stamped(stamp, scene.frames.world, pose, None)
-        covered = _with_covariance(message.pose, log.covariance)
+        covered = with_planar_covariance(message.pose, log.covariance)
         received = _received(stamp, scene.absolute.latency)
         yield _record(ABSOLUTE_TOPIC, received, dataclasses.replace(message, pose=covered))
 

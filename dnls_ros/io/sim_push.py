@@ -194,7 +194,7 @@ class _Run:
         )
 
 
-def turned(v: Array, angle: float) -> Array:
-    """Vectors (…, 2) turned by an angle."""
-    c, s = math.cos(angle), math.sin(angle)
+def turned(v: Array, angle: float | Array) -> Array:
+    """Vectors (…, 2) turned by an angle, or each by its own (…)."""
+    c, s = np.cos(angle), np.sin(angle)
     return np.stack([c * v[..., 0] - s * v[..., 1], s * v[..., 0] + c * v[..., 1]], -1)

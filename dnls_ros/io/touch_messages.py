@@ -41,6 +41,7 @@ def contact(message: Any, origin: Origin) -> ContactMeasurement:
         frame=frame,
         sequence=sequence,
         in_contact=_flag(message.in_contact, "in_contact"),
+        since=fields.stamp(message.since, "since"),
         center=center,
     )
 

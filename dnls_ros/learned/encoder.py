@@ -100,7 +100,7 @@ class TactileEncoder(nn.Module):
                 f"{(3, height, width)}; the model was made for {width} × {height} px"
             )
         flat = images.reshape(-1, 3, height, width) / self.scale
-        return self.last(self.layers(flat).flatten(1)).unflatten(0, images.shape[:-3])
+        return self.last(self.layers(flat).flatten(1)).reshape(*images.shape[:-3], -1)
 
 
 class PairHead(nn.Module):

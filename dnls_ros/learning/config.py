@@ -12,6 +12,7 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.io.files import read_yaml
 from dnls_ros.io.settings import filled
 from dnls_ros.learned import NETWORKS, TactileNet
+from dnls_ros.learning.handover import EstimatorNames
 from dnls_ros.learning.windows import WindowRules
 
 MODES = ("weights_and_model", "weights_only")
@@ -108,6 +109,7 @@ class TrainConfig:
         windows: How recordings are cut.
         network: The network.
         noise: The noise before training.
+        estimator: Whose parameters take over what was learned; of kind ``tactile_pairs`` only.
     """
 
     kind: str = TactileNet.KIND
@@ -131,6 +133,7 @@ class TrainConfig:
     windows: WindowRules = field(default_factory=WindowRules)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    estimator: EstimatorNames = field(default_factory=EstimatorNames)
 
     def __post_init__(self) -> None:
         choices = {"kind": NETWORKS, "mode": MODES, "loss": LOSSES, "adjoint": ADJOINTS}

@@ -1,7 +1,8 @@
 """The training loop: phases, epochs, steps; a checkpoint between epochs; the best by validation.
 
 A run is a folder. After every epoch ``checkpoint.pt`` holds all of it and ``metrics.csv`` its
-rows; ``model.pt`` and ``model.json`` are the best model so far. What an epoch does depends on the
+rows; ``model.pt`` and ``model.json`` are the best model so far, ``learned.yaml`` is it as
+parameters of the estimator. What an epoch does depends on the
 checkpoint before it and on the configuration only: on the CPU a run that is killed and resumed
 gives the same bits as one that is not.
 """
@@ -21,11 +22,12 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.learned import ModelCard, save_model
+from dnls_ros.learned import ModelCard, TactileNet, save_model
 from dnls_ros.learning.checkpoint import Checkpoint, check_same_run
 from dnls_ros.learning.config import TrainConfig
 from dnls_ros.learning.data import TrainingData
 from dnls_ros.learning.distributed import Processes
+from dnls_ros.learning.handover import write_learned
 from dnls_ros.learning.metrics import EpochRow, write_metrics
 from dnls_ros.learning.objective import Figures, Objective, make_model
 
@@ -108,6 +110,8 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """All epochs that are left, unless patience ends or the run diverges."""
+        if not self._rows:
+            self._note_untrained()
         while self._epoch < self.config.epochs:
             if self._patience_over():
                 return self._result(
@@ -163,6 +167,16 @@ class Trainer:
             self._write(better)
         self._report(self._rows[-1])
 
+    def _note_untrained(self) -> None:
+        """Row 0: how good first weights and guessed noise are."""
+        loss, _, _ = self._phase()
+        found = self._objective.evaluate(self.data.validation, loss)
+        nothing = math.nan
+        self._rows.append(
+            EpochRow(0, "untrained", nothing, found.loss, found.ate, found.are, nothing, 0.0, 0.0)
+        )
+        self._report(self._rows[-1])
+
     def _steps(self, loss: str) -> tuple[float, float]:
         """One pass over the windows: mean loss and mean norm of the gradient."""
         losses: list[float] = []
@@ -215,7 +229,9 @@ class Trainer:
     def _write(self, better: bool) -> None:
         """The model if it is the best, then the checkpoint: a kill between loses an epoch only."""
         if better:
-            save_model(self.folder / MODEL, self._model.net, self._card())
+            card = save_model(self.folder / MODEL, self._model.net, self._card())
+            if card.kind == TactileNet.KIND:  # the estimator takes no network of forces yet
+                write_learned(self.folder, card, self.config.estimator, MODEL)
         write_metrics(self.folder / METRICS, self._rows)
         Checkpoint(
             self.config.plain(),

@@ -31,6 +31,7 @@ from dnls_ros.window.increments import Increments
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.measurements import (
+    ContactMeasurement,
     LandmarkMeasurement,
     Measurement,
     Reason,
@@ -258,6 +259,8 @@ def _existing_or_new(
 ) -> tuple[int, ...] | None:
     found: list[int] = []
     pusher = registry.pusher_of(rules)
+    if isinstance(m, ContactMeasurement):
+        _mark_change(draft, rules, pusher, m)
     for stamp in wanted_stamps(m):
         state = find_state(draft, rules, stamp)
         if state is None:
@@ -279,6 +282,17 @@ def _existing_or_new(
     if len(fingers) and lacking[0] < fingers[0]:
         return _settle(draft, m, (Reason.NO_PAIR, "the finger's state there left the window"))
     return _park(draft, registry, m, _NO_FINGER)
+
+
+def _mark_change(
+    draft: Draft, rules: TrackRules, pusher: TrackRules | None, m: ContactMeasurement
+) -> None:
+    """A state where the present contact began, or the last one ended: there the motion changes."""
+    if not 0 < m.since < m.stamp or m.since < draft.stamps(rules.body)[0]:
+        return
+    if find_state(draft, rules, m.since) is None:
+        stamp = m.since if pusher is None else common_stamp(draft, pusher, m.since)
+        add_state(draft, rules, stamp, lambda: None)
 
 
 def _guess(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 Vector = tuple[float, ...]
+QUASI_STATIC = "quasi_static_push"
+"""The motion of a track that another one pushes."""
 
 POSE_TYPES = ("pose", "pose_stamped", "odometry", "tf_pose")
 """Types of sensor that measure a pose, absolutely unless they are differential."""
@@ -178,7 +180,10 @@ class ShapeConfig:
 
 @dataclass(frozen=True)
 class TrackConfig:
-    """One estimated body; motion_sigma has one density per degree of freedom (see the table)."""
+    """One estimated body; motion_sigma has one density per degree of freedom (see the table).
+
+    rest_sigma is that of a pushed body while nothing touches it; () for others.
+    """
 
     name: str
     manifold: str
@@ -186,6 +191,7 @@ class TrackConfig:
     parent_frame: str
     motion: str
     motion_sigma: Vector
+    rest_sigma: Vector
     pusher_track: str
     shape: ShapeConfig
     publish: bool

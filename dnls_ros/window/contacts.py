@@ -56,19 +56,23 @@ class Contacts:
         last = np.searchsorted(self.stamps, stamps, side="right") - 1
         return self.on[np.maximum(last, 0)] & (last >= 0)
 
-    def broken(self, start: int, end: int) -> bool:
-        """Whether it let go at some time of an interval."""
-        first, last = np.searchsorted(self.stamps, [start, end], side="right")
-        return not bool(self.at(np.array([start]))[0] and self.on[first:last].all())
+    def throughout(self, on: bool, start: Stamps, end: Stamps) -> NDArray[np.bool_]:
+        """(K,) whether it touched (``on``), or did not, from each start to each end (K,)."""
+        other = np.concatenate([[0], np.cumsum(self.on != on)])
+        first, last = (np.searchsorted(self.stamps, s, side="right") for s in (start, end))
+        return (self.at(start) == on) & (other[last] == other[first])
 
 
-def touching(timelines: Sequence[Contacts], stamps: Stamps) -> NDArray[np.bool_]:
-    """(K,) whether a finger with these sensors touched at each of ``stamps`` (K,)."""
+def throughout(
+    timelines: Sequence[Contacts], on: bool, start: Stamps, end: Stamps
+) -> NDArray[np.bool_]:
+    """(K,) whether a finger with these sensors touched (``on``), or did not, all along (K,)."""
     if not timelines:
-        return np.ones(len(stamps), dtype=np.bool_)
-    return np.any([one.at(stamps) for one in timelines], axis=0)
+        return np.full(len(start), on)
+    all_of_them = [one.throughout(on, start, end) for one in timelines]
+    return np.any(all_of_them, axis=0) if on else np.all(all_of_them, axis=0)
 
 
 def touched_all_along(timelines: Sequence[Contacts], start: int, end: int) -> bool:
     """Whether one of the sensors saw no end of the contact between two stamps."""
-    return not timelines or not all(one.broken(start, end) for one in timelines)
+    return bool(throughout(timelines, True, *(np.array([s]) for s in (start, end)))[0])

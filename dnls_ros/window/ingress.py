@@ -17,6 +17,7 @@ from dnls_ros.window.content import check_content
 from dnls_ros.window.custom import expected_type
 from dnls_ros.window.evidence import NAN, Evidence
 from dnls_ros.window.measurements import (
+    ContactMeasurement,
     Measurement,
     Reason,
     Rejection,
@@ -105,6 +106,7 @@ class Ingress:
         self._memory = round(REMEMBERED_WINDOWS * config.window.duration * 1e9)
         self._seen = {s.name: _Recent(self._memory) for s in config.sensors}
         self._last_used = dict.fromkeys(self.sensors, -(1 << 62))
+        self._since: dict[str, int] = {}
         self._sequence = dict.fromkeys(self.sensors, 0)
         self._latency: dict[int, float] = {}  # of what is not settled, by its identity
 
@@ -202,6 +204,7 @@ class Ingress:
         """Rejects everything that waits, and forgets which stamps were seen."""
         for queued in self._queue:
             self.settle(queued.measurement, (reason, text))
+        self._since = {}
         self._queue = []
         self._seen = {name: _Recent(self._memory) for name in self.sensors}
         self._last_used = dict.fromkeys(self.sensors, -(1 << 62))
@@ -239,6 +242,9 @@ class Ingress:
         if not self._seen[sensor.name].add(key):
             return Reason.DUPLICATE, f"a measurement stamped {m.stamp} ns was received before"
         throttle = round(sensor.throttle * 1e9)
+        if isinstance(m, ContactMeasurement) and m.since != self._since.get(m.sensor, 0):
+            self._since[m.sensor] = m.since  # a contact that begins or ends is never left out
+            throttle = 0
         if throttle and abs(m.stamp - self._last_used[sensor.name]) < throttle:
             return Reason.THROTTLED, f"closer than {sensor.throttle} s to the last used one"
         self._last_used[sensor.name] = m.stamp
@@ -249,11 +255,13 @@ def _moved(m: Measurement, by: int) -> Measurement:
     """The measurement with all its stamps moved [ns]."""
     if isinstance(m, RelativePoseMeasurement):
         return replace(m, stamp=m.stamp + by, stamp_from=m.stamp_from + by)
+    if isinstance(m, ContactMeasurement):
+        m = replace(m, since=m.since + by if m.since else 0)
     if isinstance(m, TactileImageMeasurement):
         moved = tuple(
             replace(r, stamp=r.stamp + by, stamp_from=r.stamp_from + by) for r in m.relatives
         )
-        return replace(m, stamp=m.stamp + by, relatives=moved)
+        m = replace(m, relatives=moved)
     return replace(m, stamp=m.stamp + by)
 
 

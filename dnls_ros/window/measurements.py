@@ -181,9 +181,13 @@ class LandmarkMeasurement(Measurement):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ContactMeasurement(Measurement):
-    """Whether a finger touches; ``center`` (3,), if known, in the sensor's frame [m]."""
+    """Whether a finger touches; ``center`` (3,), if known, in the sensor's frame [m].
+
+    ``since`` is when it began to be so, as it showed later [ns]; 0: nobody says.
+    """
 
     in_contact: bool
+    since: int = 0
     center: Array | None = None
 
 

@@ -19,6 +19,7 @@ from dnls_ros.window import config as cfg
 from dnls_ros.window.config import (
     CONTACT_AXES,
     POSE_AXES,
+    QUASI_STATIC,
     TWIST_AXES,
     SensorConfig,
     TrackConfig,
@@ -235,6 +236,10 @@ def resolve_track(name: str, block: Block, root: Block, problems: Problems) -> T
     if len(sigma) != dim:
         text = f"has {len(sigma)} numbers; manifold {v['manifold']} needs {dim}"
         problems.add(f"{block.prefix}motion_sigma", text)
+    pushed = v["motion"] == QUASI_STATIC
+    rest = v["rest_sigma"] or (tuple(0.1 * s for s in sigma) if pushed else ())
+    if rest and (not pushed or len(rest) != dim):
+        problems.add(f"{block.prefix}rest_sigma", f"expected {dim} numbers with {QUASI_STATIC}")
     return TrackConfig(
         name=name,
         manifold=v["manifold"],
@@ -242,6 +247,7 @@ def resolve_track(name: str, block: Block, root: Block, problems: Problems) -> T
         parent_frame=v["parent_frame"] or root.values["world_frame"],
         motion=v["motion"],
         motion_sigma=sigma,
+        rest_sigma=rest,
         pusher_track=v["pusher_track"],
         shape=cfg.ShapeConfig(**block.group("shape")),
         publish=v["publish"],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dnls_ros.window.config import CONTACT_AXES, POSE_AXES, TWIST_AXES
+from dnls_ros.window.config import CONTACT_AXES, POSE_AXES, QUASI_STATIC, TWIST_AXES
 
 Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 
@@ -239,11 +239,15 @@ TRACK: tuple[Row, ...] = (
     Row("parent_frame", "string", "", "frame of its poses; default: world_frame",
         pattern=FRAME + "|"),
     Row("motion", "string", "constant_velocity", "what ties consecutive states together",
-        choices=("none", "random_walk", "constant_velocity", "quasi_static_push")),
+        choices=("none", "random_walk", "constant_velocity", QUASI_STATIC)),
     Row("motion_sigma", "double[]", (),
         "noise density, one number per degree of freedom: of the pose for random_walk and "
         "quasi_static_push (default 0.001), of the velocity for constant_velocity (default 0.5)",
         unit="m, rad per √s; m/s, rad/s per √s", range=POSITIVE),
+    Row("rest_sigma", "double[]", (),
+        "noise density of a pushed body while nothing touches it, one number per degree of "
+        "freedom; default: a tenth of motion_sigma",
+        unit="m, rad per √s", range=POSITIVE),
     Row("pusher_track", "string", "",
         "the track of the finger that pushes this one; required for quasi_static_push and for "
         "sensors of touch", pattern=f"{NAME}|"),

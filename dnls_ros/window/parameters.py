@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dnls_ros.window import config as cfg
 from dnls_ros.window.config import EstimatorConfig, SensorConfig, TrackConfig
+from dnls_ros.window.files import find_file
 from dnls_ros.window.parameter_blocks import (
     Block,
     Problems,
@@ -51,13 +52,16 @@ ROS_OWN = ("use_sim_time", "start_type_description_service", "qos_overrides")
 
 
 def load_parameters(
-    source: Mapping[str, Any] | str | Path, node: str = DEFAULT_NODE, base: Path | None = None
+    source: Mapping[str, Any] | str | Path | Sequence[Path],
+    node: str = DEFAULT_NODE,
+    base: Path | None = None,
 ) -> EstimatorConfig:
     """Reads and checks the parameters of one estimator.
 
     Args:
         source: Path of a ROS parameter file, its content, or the parameters themselves; names
-            nested or dotted.
+            nested or dotted. Several paths: a later file is laid over those before it, as ROS
+            does with several ``--params-file``.
         node: Name of the node whose section is taken; sections ``/**`` apply to it too.
         base: Directory for relative file names; default: that of the parameter file.
 
@@ -68,11 +72,33 @@ def load_parameters(
     if isinstance(source, str | Path):
         base = base or Path(source).resolve().parent
         source = read_file(Path(source))
-    given = flatten(ros_parameters(source, node), problems)
+    if isinstance(source, Mapping):
+        given = flatten(ros_parameters(source, node), problems)
+    else:
+        given = _overlaid(source, node, problems)
+        base = base or Path(source[-1]).resolve().parent
     config = _build(given, base, problems)
     problems.check(f"parameters of '{node}'")
     assert config is not None
     return config
+
+
+def _overlaid(paths: Sequence[Path], node: str, problems: Problems) -> dict[str, Any]:
+    """The parameters of several files; names of files are relative to the one that says them."""
+    merged: dict[str, Any] = {}
+    for path in paths:
+        folder = Path(path).resolve().parent
+        for name, value in flatten(ros_parameters(read_file(Path(path)), node), problems).items():
+            merged[name] = _anchored(name, value, folder)
+    return merged
+
+
+def _anchored(name: str, value: Any, folder: Path) -> Any:
+    """A relative file's name with the folder before it, if it is there."""
+    if not isinstance(value, str) or not any(name.endswith(f".{row}") for row in PATH_ROWS):
+        return value
+    found = find_file(value, folder) if value else None
+    return value if found is None else str(found)
 
 
 def _build(

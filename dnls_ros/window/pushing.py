@@ -2,13 +2,15 @@
 
 Whatever gives a pushed track a state gives its pusher one of the same stamp, as soon as something
 says where that is. Between two such pairs the object is pushed quasi-statically where the finger
-touches at both ends, and rests where it does not. As `chains`, these factors are derived for every
+touches all along, and rests where it does not touch at all; where a contact begins or ends in
+between it may have moved. As `chains`, these factors are derived for every
 solve; a pair whose finger has left the window has none, because the marginal prior has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,13 +20,12 @@ from torch import Tensor
 from dnls_ros.costs import quasi_static_push, random_walk
 from dnls_ros.problem import Diagonal, FactorGroup, Ref, Shared, Values
 from dnls_ros.window.chains import BRIDGE_SPEED, inflation
-from dnls_ros.window.contacts import Contacts, touching
+from dnls_ros.window.config import Vector
+from dnls_ros.window.contacts import Contacts, throughout
 from dnls_ros.window.growth import TrackRules, add_state, find_state
 from dnls_ros.window.increments import Stamps
 from dnls_ros.window.pushed import pushed_object
 from dnls_ros.window.state import Draft
-
-QUASI_STATIC = "quasi_static_push"
 
 
 def common_stamp(draft: Draft, pusher: TrackRules, stamp: int) -> int:
@@ -61,19 +62,25 @@ def push_groups(
     stamps = values.ids[pushed.body.name].numpy()
     finger = values.ids.get(pushed.track.pusher_track)
     there = np.isin(stamps, [] if finger is None else finger.numpy())
-    groups: dict[str, FactorGroup] = {}
-    start, end = stamps[there][:-1], stamps[there][1:]
-    touched = touching(timelines, start) & touching(timelines, end)
-    if touched.any():
-        groups[f"{pushed.body.name}.motion"] = _pushed(pushed, start[touched], end[touched])
-    if not touched.all():
-        groups[f"{pushed.body.name}.rest"] = _resting(pushed, start[~touched], end[~touched])
-    alone = ~(there[:-1] & there[1:])
-    if alone.any():  # the finger is not known there: next to nothing is said
-        groups[f"{pushed.body.name}.bridge"] = _bridge(
-            pushed, stamps[:-1][alone], stamps[1:][alone]
-        )
-    return groups
+    start, end = stamps[:-1], stamps[1:]
+    # A state may stand for a stamp so close to it that it has none of its own.
+    slack = np.minimum(pushed.period, (end - start) // 2)
+    inner = start + slack, end - slack
+    touched, free = (throughout(timelines, on, *inner) for on in (True, False))
+    paired = there[:-1] & there[1:]
+    rest, motion = pushed.track.rest_sigma, pushed.track.motion_sigma
+    makers: dict[str, tuple[NDArray[np.bool_], Callable[[Stamps, Stamps], FactorGroup]]] = {
+        "rest": (free, partial(_walking, pushed, rest)),
+        "change": (~touched & ~free, partial(_walking, pushed, motion)),
+        "motion": (touched & paired, partial(_pushed, pushed)),
+        # Where the finger is not known next to nothing is said.
+        "bridge": (touched & ~paired, partial(_bridge, pushed)),
+    }
+    return {
+        f"{pushed.body.name}.{name}": make(start[some], end[some])
+        for name, (some, make) in makers.items()
+        if some.any()
+    }
 
 
 def _pushed(rules: TrackRules, start: Stamps, end: Stamps) -> FactorGroup:
@@ -84,12 +91,12 @@ def _pushed(rules: TrackRules, start: Stamps, end: Stamps) -> FactorGroup:
         *_refs(rules.body.name, start, end),
         *_refs(finger, start, end),
         Shared(torch.tensor([ratio], dtype=torch.float64)),
-        noise=Diagonal((_sigma(rules, start, end) * scale)[None]),
+        noise=Diagonal((_sigma(rules, rules.track.motion_sigma, start, end) * scale)[None]),
     )
 
 
-def _resting(rules: TrackRules, start: Stamps, end: Stamps) -> FactorGroup:
-    noise = Diagonal(_sigma(rules, start, end)[None])
+def _walking(rules: TrackRules, density: Vector, start: Stamps, end: Stamps) -> FactorGroup:
+    noise = Diagonal(_sigma(rules, density, start, end)[None])
     return random_walk(*_refs(rules.body.name, start, end), noise=noise)
 
 
@@ -98,11 +105,10 @@ def _bridge(rules: TrackRules, start: Stamps, end: Stamps) -> FactorGroup:
     return random_walk(*_refs(rules.body.name, start, end), noise=Diagonal(sigma[None]))
 
 
-def _sigma(rules: TrackRules, start: Stamps, end: Stamps) -> Tensor:
+def _sigma(rules: TrackRules, density: Vector, start: Stamps, end: Stamps) -> Tensor:
     """(N, 3) standard deviations over intervals; a long gap is hardly believed."""
-    density = torch.tensor(rules.track.motion_sigma, dtype=torch.float64)
     wide = inflation(end - start, rules.limits.max_gap)
-    return density * wide * _seconds(start, end).sqrt()
+    return torch.tensor(density, dtype=torch.float64) * wide * _seconds(start, end).sqrt()
 
 
 def _seconds(start: Stamps, end: Stamps) -> Tensor:

@@ -18,11 +18,11 @@ from dnls_ros.window.absorb import Registry, absorb
 from dnls_ros.window.admission import Statistics, admit
 from dnls_ros.window.bodies import Body
 from dnls_ros.window.chains import Motion, Segments, chain_groups
-from dnls_ros.window.config import EstimatorConfig
+from dnls_ros.window.config import QUASI_STATIC, EstimatorConfig
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.marginalize import PRIOR, Marginalized, marginalize
 from dnls_ros.window.measurements import Measurement
-from dnls_ros.window.pushing import QUASI_STATIC, push_groups
+from dnls_ros.window.pushing import push_groups
 from dnls_ros.window.sensors import loss_of
 from dnls_ros.window.state import LANDMARK, Draft, State
 from dnls_ros.window.timing import TimedAssembly

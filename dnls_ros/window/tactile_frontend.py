@@ -114,6 +114,7 @@ class Seen:
         area: Share of touched pixels.
         confidence: 0.5 at the threshold, 1 far from it.
         episode: How many contacts began so far.
+        since: Stamp of the first image of those that showed it so [ns]; 0: it never changed.
         feature: (F,) by the model; None without one, or out of contact.
         pairs: With earlier images of the same contact.
         measured: Axes of the pairs.
@@ -129,6 +130,7 @@ class Seen:
     area: float
     confidence: float
     episode: int
+    since: int
     touched: NDArray[np.bool_]
     feature: Array | None = None
     pairs: tuple[Pair, ...] = ()
@@ -206,6 +208,7 @@ class TactileFrontEnd:
         self._kept: deque[_Kept] = deque()
         self._count = self._episode = self._against = 0
         self._contact = False
+        self._since = self._first_against = 0
 
     def see(self, stamp: int, pixels: Pixels) -> Seen:
         """What an image (H, W, 3) of any size says; never raises for what its model does."""
@@ -214,22 +217,23 @@ class TactileFrontEnd:
         if not self._background.known:
             self._background.learn(image)
             nothing = np.zeros(image.shape[:2], dtype=np.bool_)
-            return Seen(stamp, True, False, 0.0, 0.0, self._episode, nothing)
+            return Seen(stamp, True, False, 0.0, 0.0, self._episode, 0, nothing)
         touched = self._background.distance(image) > self.options.z_threshold
         area = float(touched.mean())
-        self._follow(area > self.options.area_fraction)
+        self._follow(stamp, area > self.options.area_fraction)
         if not self._contact and not self._against:
             self._background.learn(image)
-        found = Seen(
-            stamp, False, self._contact, area, self._confidence(area), self._episode, touched
-        )
+        state = self._contact, area, self._confidence(area), self._episode, self._since
+        found = Seen(stamp, False, *state, touched)
         return self._modelled(found, image)
 
-    def _follow(self, touches: bool) -> None:
+    def _follow(self, stamp: int, touches: bool) -> None:
         """The state of contact after one image more."""
         self._against = self._against + 1 if touches != self._contact else 0
+        if self._against == 1:
+            self._first_against = stamp
         if self._against >= self.options.hysteresis:
-            self._contact, self._against = touches, 0
+            self._contact, self._against, self._since = touches, 0, self._first_against
             self._episode += touches
 
     def _confidence(self, area: float) -> float:
@@ -334,6 +338,7 @@ def measurement_of(frame: TactileFrame, seen: Seen) -> TactileImageMeasurement:
         **head,  # type: ignore[arg-type]
         stamp=frame.stamp,
         in_contact=seen.in_contact,
+        since=seen.since,
         failure=seen.failure,
         relatives=tuple(
             TactileRelativeMeasurement(

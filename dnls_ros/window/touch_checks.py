@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.window.config import (
+    QUASI_STATIC,
     TOUCH_TYPES,
     EstimatorConfig,
     ImageConfig,
@@ -33,7 +34,7 @@ def _check_pusher(track: TrackConfig, tracks: dict[str, TrackConfig], problems: 
     """A pushed track and its pusher are two bodies on one plane."""
     where = f"track.{track.name}.pusher_track"
     if not track.pusher_track:
-        if track.motion == "quasi_static_push":
+        if track.motion == QUASI_STATIC:
             problems.add(where, "is required for motion 'quasi_static_push': who pushes")
         return
     pusher = tracks.get(track.pusher_track)
@@ -53,7 +54,7 @@ def _check_shape(track: TrackConfig, problems: Problems) -> None:
     """The shape, if there is one, can be made."""
     where, shape = f"track.{track.name}.shape", track.shape
     if not shape.type:
-        if track.motion == "quasi_static_push":
+        if track.motion == QUASI_STATIC:
             text = "is required for motion 'quasi_static_push'"
             problems.add(f"{where}.type", f"{text}: disc, rect, ellipse, polygon or sdf")
         if shape.size or shape.sdf_file:

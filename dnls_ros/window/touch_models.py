@@ -70,7 +70,10 @@ class Contact(Touch):
     def hear(self, known: Contacts | None, m: Measurement) -> Contacts | None:
         """Whether it touches, from this stamp on."""
         assert isinstance(m, ContactMeasurement)
-        return (known or Contacts()).inserted(m.stamp, m.in_contact)
+        known = known or Contacts()
+        if 0 < m.since < m.stamp:
+            known = known.inserted(m.since, m.in_contact)
+        return known.inserted(m.stamp, m.in_contact)
 
     def points(self, m: Measurement) -> Array | Verdict:
         """The contact's centre where it is known, else the tip's."""

@@ -81,6 +81,18 @@ class LineOfForce:
     direction: Array
 
 
+def at_finger(m: WrenchMeasurement, mount: Array) -> tuple[Array, Array]:
+    """Force (3,) [N] and torque (3,) [N m] about the finger's origin, in its axes.
+
+    Args:
+        m: The wrench.
+        mount: finger_T_sensor (7,).
+    """
+    turn = rotation_matrix(mount)
+    force = turn @ m.force
+    return force, turn @ m.torque + np.cross(mount[:3], force)
+
+
 def line_of_force(m: WrenchMeasurement, mount: Array, radius: float) -> LineOfForce | Verdict:
     """Where the line of a force meets the tip, and its direction.
 
@@ -92,9 +104,8 @@ def line_of_force(m: WrenchMeasurement, mount: Array, radius: float) -> LineOfFo
     Returns:
         The line, or why there is none.
     """
-    turn = rotation_matrix(mount)
-    force = turn @ m.force
-    moment = float((turn @ m.torque + np.cross(mount[:3], force))[2])
+    force, torque = at_finger(m, mount)
+    moment = float(torque[2])
     flat, size = force[:2], float(np.linalg.norm(force[:2]))
     if size == 0.0:
         return Reason.MODEL_FAILED, "the force has no part in the plane"
