@@ -49,6 +49,7 @@ from dnls_ros.costs import (
     partial_pose,
     point_to_plane,
     prior,
+    push_along_force,
     quasi_static_push,
     random_walk,
     range_bearing,
@@ -74,6 +75,7 @@ from dnls_ros.lie import (
     retract,
     tangent_dim,
 )
+from dnls_ros.lie.so2 import quarter_turn
 from dnls_ros.problem import (
     Cost,
     Shared,
@@ -388,6 +390,10 @@ CASES: dict[str, Case] = {
     "contact_normal": _contact_at(contact_normal, 2),
     "quasi_static_push-SE2": _push(SE2),
     "quasi_static_push-point": _push(2),
+    "push_along_force": (
+        push_along_force,
+        lambda d: (*d.pair(SE2), d.element(SE2), d.vector(2)),
+    ),
     "tactile_relative_pose": (
         tactile_relative_pose,
         lambda d: (*d.pair(SE2), *d.pair(SE2), d.element(SE2)),
@@ -833,6 +839,20 @@ def test_pushing_along_the_motion_of_the_limit_surface_leaves_no_residual() -> N
     after = retract(thing, twist)
     r = quasi_static_push.residual(thing, after, thing.act(p), after.act(p), c)
     torch.testing.assert_close(r, torch.zeros_like(r), rtol=0, atol=1e-13)
+
+
+def test_the_centre_of_friction_moves_along_the_force() -> None:
+    """On an arc too: its chord has the direction of the velocity half way."""
+    d = Draw("normal")
+    thing, twist, ee = d.element(SE2), 0.1 * d.vector(3), d.element(SE2)
+    after = retract(thing, twist)
+    half_way = retract(thing, 0.5 * twist).rotation.act(twist[..., :2])
+    force = ee.rotation.inverse().act(half_way)
+    r = push_along_force.residual(thing, after, ee, force)
+    torch.testing.assert_close(r, torch.zeros_like(r), rtol=0, atol=1e-13)
+    across = push_along_force.residual(thing, after, ee, quarter_turn(force)).abs()
+    length = (after.translation - thing.translation).norm(dim=-1) * force.norm(dim=-1)
+    torch.testing.assert_close(across.squeeze(-1), length)
 
 
 def test_a_homography_warps_as_opencv_does_and_aligned_images_leave_no_residual() -> None:

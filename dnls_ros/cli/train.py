@@ -109,7 +109,9 @@ def run(options: argparse.Namespace) -> int:
         return Exit.OK
     print(result.reason)
     if result.model is not None:
-        print(f"model {result.model}; parameters {folder / LEARNED}; rows {folder / METRICS}")
+        learned = folder / LEARNED
+        parameters = f"; parameters {learned}" if learned.exists() else ""
+        print(f"model {result.model}{parameters}; rows {folder / METRICS}")
     if result.diverged:
         warn(result.reason)
     last = result.rows[-1] if result.rows else None

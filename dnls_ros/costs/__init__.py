@@ -37,6 +37,7 @@ from dnls_ros.costs.point import seen_point as seen_point
 from dnls_ros.costs.pose import between as between
 from dnls_ros.costs.pose import partial_pose as partial_pose
 from dnls_ros.costs.pose import prior as prior
+from dnls_ros.costs.pushing import push_along_force as push_along_force
 from dnls_ros.costs.pushing import quasi_static_push as quasi_static_push
 from dnls_ros.costs.shapes import Disc as Disc
 from dnls_ros.costs.shapes import Ellipse as Ellipse

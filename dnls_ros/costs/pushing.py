@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dnls_ros.costs.contact import tip_center, tip_columns
-from dnls_ros.costs.frames import of_viewer, seen_from, to_parent
+from dnls_ros.costs.frames import of_viewer, seen_from, to_child, to_parent
 from dnls_ros.costs.pose import difference_jacobians
 from dnls_ros.lie import SE2, local
 from dnls_ros.lie.so2 import quarter_turn
@@ -74,3 +74,44 @@ def _quasi_static_push_jacobians(
         of_tip(object_j, tip_j, of_p_j),
         torch.cat([torch.zeros_like(v), along], -1).unsqueeze(-1),
     )
+
+
+@cost(batched=True)
+def push_along_force(object_i: SE2, object_j: SE2, ee_j: SE2, force: Tensor) -> Tensor:
+    """The centre of friction moves along the force: r = f × (p_j − p_i), (…, 1) [m].
+
+    What an ellipsoidal limit surface says beyond `quasi_static_push` once the force is measured
+    (Lynch, Maekawa and Tanie, IROS 1992, v ∥ f); it holds whether or not the contact slides. The
+    chord between two places has the direction of the velocity half way.
+
+    Args:
+        object_i: The object's pose; its origin p_i is the centre of friction.
+        object_j: After the motion.
+        ee_j: The end effector's, after the motion.
+        force: (…, 2) direction of the mean force during the motion in its axes, of unit length,
+            either way.
+    """
+    along = ee_j.rotation.act(force)
+    moved = object_j.translation - object_i.translation
+    return _cross(along, moved)
+
+
+@push_along_force.jacobians
+def _push_along_force_jacobians(
+    object_i: SE2, object_j: SE2, ee_j: SE2, force: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    along = ee_j.rotation.act(force)
+    moved = object_j.translation - object_i.translation
+    row = quarter_turn(along).unsqueeze(-2)
+    turn = _cross(quarter_turn(along), moved).unsqueeze(-1)
+    none = torch.zeros_like(turn)
+    return (
+        torch.cat([to_child(object_i, -row), none], -1),
+        torch.cat([to_child(object_j, row), none], -1),
+        torch.cat([torch.zeros_like(row), turn], -1),
+    )
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """(…, 1)."""
+    return (quarter_turn(a) * b).sum(-1, keepdim=True)

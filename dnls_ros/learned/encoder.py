@@ -8,8 +8,9 @@ ICRA 2021, §IV; there the noise is not learned).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -144,9 +145,24 @@ class TactileNet(nn.Module):
         head: Features to motions.
     """
 
+    KIND: ClassVar[str] = "tactile_pairs"
+
     def __init__(self, encoder: TactileEncoder | None, head: PairHead) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
+
+    @classmethod
+    def build(cls, network: Mapping[str, Any]) -> Self:
+        """The untrained network of a card's description."""
+        encoder = network["encoder"]
+        return cls(
+            None if encoder is None else TactileEncoder(**encoder), PairHead(**network["head"])
+        )
+
+    @property
+    def log_sigma(self) -> nn.Parameter:
+        """log σ of all pairs: their noise but for what the head says of each."""
+        return self.head.log_sigma
 
     def forward(self, images: Tensor, earlier: Tensor, later: Tensor) -> PairMotion:
         """Motions (…, M) of pairs.

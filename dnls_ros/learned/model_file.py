@@ -21,11 +21,14 @@ from torch import Tensor
 
 from dnls_ros import __version__
 from dnls_ros.errors import DnlsError, UnreadableInputError
-from dnls_ros.learned.encoder import PairHead, TactileEncoder, TactileNet
+from dnls_ros.learned.encoder import TactileNet
+from dnls_ros.learned.wrench import WrenchNet
 from dnls_ros.problem.coding import DAMAGE
 
 SCHEMA = "dnls_ros.model/1"
-KIND = "tactile_pairs"
+Network = TactileNet | WrenchNet
+NETWORKS: Mapping[str, type[Network]] = {net.KIND: net for net in (TactileNet, WrenchNet)}
+"""What a file can hold, by its kind."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,10 @@ class ModelCard:
     """What a model's file says of it.
 
     Attributes:
-        network: Arguments of the encoder (None: it takes features) and of the head, by name.
-        image: Size (width, height) and crop (left, top, width, height) of the images [px].
+        network: Arguments of the network; ``tactile_pairs``: of the encoder (None: it takes
+            features) and of the head.
+        image: Size (width, height) and crop (left, top, width, height) of the images [px]; {}:
+            it takes none.
         pair_offsets: Images between the two of a pair, in training.
         measured: Axes of the pairs.
         noise: Learned σ of the estimator's other factors, by name.
@@ -43,7 +48,7 @@ class ModelCard:
         figures: What training reached.
         weights: SHA-256 of model.pt; '' before it is written.
         software: Version that wrote it.
-        kind: What the network does.
+        kind: What the network does, one of `NETWORKS`.
         schema: Of this card.
     """
 
@@ -57,35 +62,32 @@ class ModelCard:
     figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
     weights: str = ""
     software: str = __version__
-    kind: str = KIND
+    kind: str = TactileNet.KIND
     schema: str = SCHEMA
 
 
-def build_network(network: Mapping[str, Any]) -> TactileNet:
+def build_network(network: Mapping[str, Any], kind: str = TactileNet.KIND) -> Network:
     """The untrained network of a card.
 
     Raises:
         DnlsError: The description does not fit this version.
     """
     try:
-        encoder = network["encoder"]
-        return TactileNet(
-            None if encoder is None else TactileEncoder(**encoder), PairHead(**network["head"])
-        )
+        return NETWORKS[kind].build(network)
     except (KeyError, TypeError) as error:
-        raise DnlsError(f"a network {dict(network)} cannot be built: {error}") from error
+        raise DnlsError(f"a network '{kind}' {dict(network)} cannot be built: {error}") from error
 
 
-def save_model(path: Path | str, net: TactileNet, card: ModelCard) -> ModelCard:
+def save_model(path: Path | str, net: Network, card: ModelCard) -> ModelCard:
     """Writes the two files, each whole or not at all; an earlier model there is replaced.
 
     Args:
         path: Of the weights, ``….pt``.
         net: The network.
-        card: About it, without the weights' hash.
+        card: About it, without the weights' hash and the kind.
 
     Returns:
-        The card with the hash.
+        The card with both.
 
     Raises:
         OSError: They cannot be written.
@@ -95,7 +97,7 @@ def save_model(path: Path | str, net: TactileNet, card: ModelCard) -> ModelCard:
     half = [p.with_name(p.name + ".part") for p in (weights, text)]
     try:
         torch.save({name: t.detach().cpu() for name, t in net.state_dict().items()}, half[0])
-        content: dict[str, Any] = {**asdict(card), "weights": sha256(half[0])}
+        content: dict[str, Any] = {**asdict(card), "kind": net.KIND, "weights": sha256(half[0])}
         half[1].write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(half[0], weights)
         os.replace(half[1], text)
@@ -106,7 +108,7 @@ def save_model(path: Path | str, net: TactileNet, card: ModelCard) -> ModelCard:
     return ModelCard(**content)
 
 
-def read_model(path: Path | str) -> tuple[TactileNet, ModelCard]:
+def read_model(path: Path | str) -> tuple[Network, ModelCard]:
     """A trained network and its card, on the CPU and ready to use.
 
     Raises:
@@ -123,7 +125,7 @@ def read_model(path: Path | str) -> tuple[TactileNet, ModelCard]:
                 "they are of two models"
             )
         state = torch.load(weights, map_location="cpu", weights_only=True)
-        net = build_network(card.network)
+        net = build_network(card.network, card.kind)
         _check_state(state, dict(net.state_dict()))
         net.load_state_dict(state)
     except (*DAMAGE, UnpicklingError) as error:
@@ -147,9 +149,10 @@ def _card(path: Path) -> ModelCard:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"a mapping was expected, got {type(content).__name__}")
-        for name, wanted in (("schema", SCHEMA), ("kind", KIND)):
-            if content.get(name) != wanted:
-                raise ValueError(f"{name} is {content.get(name)!r}, this version reads '{wanted}'")
+        for name, known in (("schema", (SCHEMA,)), ("kind", tuple(NETWORKS))):
+            if content.get(name) not in known:
+                wanted = " or ".join(f"'{one}'" for one in known)
+                raise ValueError(f"{name} is {content.get(name)!r}, this version reads {wanted}")
         wrong = {f.name for f in fields(ModelCard)} ^ set(content)
         if wrong:
             raise ValueError(f"fields {sorted(wrong)} are missing or unknown")

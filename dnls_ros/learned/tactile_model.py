@@ -69,9 +69,14 @@ def load_model(path: Path | str, image_size: Sequence[int] | None = None) -> Tra
 
     Raises:
         UnreadableInputError: See `read_model`.
-        DnlsError: It was trained on images of another size.
+        DnlsError: It is of another kind, or was trained on images of another size.
     """
     net, card = read_model(path)
+    if not isinstance(net, TactileNet):
+        raise DnlsError(
+            f"model {path} is of kind '{card.kind}': images of a tactile sensor need "
+            f"'{TactileNet.KIND}'"
+        )
     if image_size is not None and tuple(card.image["size"]) != tuple(image_size):
         raise DnlsError(
             f"model {path} was trained on images of {card.image['size']} px, got "

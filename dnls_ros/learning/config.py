@@ -11,6 +11,7 @@ from dnls_ros.diff import Adjoint, DirectLoss, Implicit, Truncated, Unroll
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.files import read_yaml
 from dnls_ros.io.settings import filled
+from dnls_ros.learned import NETWORKS, TactileNet
 from dnls_ros.learning.handover import EstimatorNames
 from dnls_ros.learning.windows import WindowRules
 
@@ -53,17 +54,24 @@ class NoiseConfig:
         ee: Of the fingertip's poses [m, m, rad].
         motion: Of quasi-static motion, a turn counting with the object's c [m, m, rad per √s].
         contact: Of the distance of a fingertip that touches [m].
+        normal: Of the angle from a force to the surface's normal, for kind ``wrench_contact``
+            [rad]; (): forces only say when the finger touches.
+        along: Of the object's way across the force, for the same [m per √s].
     """
 
     start: tuple[float, ...] = (0.001, 0.001, 0.005)
     ee: tuple[float, ...] = (0.001, 0.001, 0.005)
     motion: tuple[float, ...] = (0.01, 0.01, 0.1)
     contact: tuple[float, ...] = (0.001,)
+    normal: tuple[float, ...] = (0.3,)
+    along: tuple[float, ...] = (0.01,)
 
     def __post_init__(self) -> None:
-        lengths = {"start": 3, "ee": 3, "motion": 3, "contact": 1}
+        lengths = {"start": 3, "ee": 3, "motion": 3, "contact": 1, "normal": 1, "along": 1}
         for name, count in lengths.items():
             given = getattr(self, name)
+            if name == "normal" and not given:
+                continue
             if len(given) != count or not all(s > 0 for s in given):
                 raise DnlsError(f"noise.{name} must be {count} positive numbers, got {given}")
 
@@ -77,13 +85,15 @@ class TrainConfig:
     """One training run; a YAML file has the same names.
 
     Attributes:
+        kind: Of the network, one of `NETWORKS`: ``tactile_pairs`` of images, ``wrench_contact`` of
+            forces.
         data: JSON files of recordings, see `dnls_ros.io.tactile_json`.
         validation: Others, to choose the best epoch by; none: a share of the recordings of
             ``data``, see ``val_ratio``.
         val_ratio: That share.
         model: A trained model's file to begin with; '': first weights are drawn.
         mode: ``weights_and_model``, or ``weights_only``: only noise is trained, that of the
-            model's pairs by one factor per axis.
+            model's pairs by one factor per axis, that of forces without a model by one for all.
         loss: ``tracking``: the error of the solved object; ``likelihood``: of each factor at the
             truth, without solving (the surrogate).
         pretrain_epochs: With ``tracking``: so many epochs of ``likelihood`` before.
@@ -99,9 +109,10 @@ class TrainConfig:
         windows: How recordings are cut.
         network: The network.
         noise: The noise before training.
-        estimator: Whose parameters take over what was learned.
+        estimator: Whose parameters take over what was learned; of kind ``tactile_pairs`` only.
     """
 
+    kind: str = TactileNet.KIND
     data: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
     val_ratio: float = 0.15
@@ -125,16 +136,20 @@ class TrainConfig:
     estimator: EstimatorNames = field(default_factory=EstimatorNames)
 
     def __post_init__(self) -> None:
-        for name, known in (("mode", MODES), ("loss", LOSSES), ("adjoint", tuple(ADJOINTS))):
+        choices = {"kind": NETWORKS, "mode": MODES, "loss": LOSSES, "adjoint": ADJOINTS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise DnlsError(
-                    f"training: {name} is '{getattr(self, name)}', expected one of {known}"
+                    f"training: {name} is '{getattr(self, name)}', expected one of {tuple(known)}"
                 )
         least = {"epochs": 1, "batch": 1, "patience": 1, "iterations": 1, "pretrain_epochs": 0}
         bad = {n: getattr(self, n) for n, low in least.items() if getattr(self, n) < low}
         rates = ("lr", "lr_noise", "clip")
         bad |= {n: getattr(self, n) for n in rates if not getattr(self, n) > 0}
-        if self.mode == "weights_only" and not self.model:
+        pairs = self.kind == TactileNet.KIND
+        if pairs and not self.windows.pair_offsets:
+            raise DnlsError(f"training: kind '{self.kind}' needs windows.pair_offsets")
+        if pairs and self.mode == "weights_only" and not self.model:
             raise DnlsError("training: mode 'weights_only' trains the noise of a model: name it")
         if not 0 < self.val_ratio < 1:
             bad["val_ratio"] = self.val_ratio

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dnls_ros.diff import solve
 from dnls_ros.errors import DnlsError
-from dnls_ros.learned import TactileNet, build_network, read_model
+from dnls_ros.learned import TactileNet, WrenchNet, build_network, read_model
 from dnls_ros.learning.config import ADJOINTS, TrainConfig
 from dnls_ros.learning.losses import (
     ate,
@@ -17,11 +17,18 @@ from dnls_ros.learning.losses import (
     pose_errors,
     tracking_loss,
 )
-from dnls_ros.learning.pushing import PushingModel, initial_values, true_values
+from dnls_ros.learning.pushing import (
+    PushingModel,
+    TactilePushing,
+    initial_values,
+    true_values,
+)
 from dnls_ros.learning.windows import Windows
+from dnls_ros.learning.wrench_pushing import WrenchPushing
 from dnls_ros.linear import BlockCholesky
 from dnls_ros.optim import GaussNewton, LevenbergMarquardt, Solution, Tolerances
 
+Trained = PushingModel[TactileNet] | PushingModel[WrenchNet]
 PART = 64
 """Windows that are evaluated at once."""
 
@@ -50,7 +57,7 @@ class Objective(nn.Module):
         config: How windows are solved, and solutions differentiated.
     """
 
-    def __init__(self, model: PushingModel, config: TrainConfig) -> None:
+    def __init__(self, model: Trained, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
 
@@ -89,7 +96,7 @@ class Objective(nn.Module):
         return Figures(float(value), *ate(every), 1.0 - len(every) / len(windows))
 
 
-def make_model(config: TrainConfig, windows: Windows) -> tuple[PushingModel, dict[str, object]]:
+def make_model(config: TrainConfig, windows: Windows) -> tuple[Trained, dict[str, object]]:
     """The untrained model, or the one that a configuration begins with; and its description.
 
     Args:
@@ -98,29 +105,36 @@ def make_model(config: TrainConfig, windows: Windows) -> tuple[PushingModel, dic
             those differ from the background.
 
     Raises:
-        DnlsError: The model to begin with is of another architecture.
+        DnlsError: The model to begin with is of another kind or architecture.
     """
     torch.manual_seed(config.seed)
     network = describe_network(config, windows)
     if config.model:
         net, card = read_model(config.model)
-        if _shape_of(card.network) != _shape_of(network):
+        found, wanted = (card.kind, card.network), (config.kind, network)
+        if (found[0], _shape_of(found[1])) != (wanted[0], _shape_of(wanted[1])):
             raise DnlsError(
-                f"model {config.model} is of another architecture: {_shape_of(card.network)}, the "
-                f"configuration says {_shape_of(network)}"
+                f"model {config.model} is of another kind or architecture: {found}, the "
+                f"configuration says {wanted}"
             )
         network = dict(card.network)
     else:
-        net: TactileNet = build_network(network)
-    model = PushingModel(net.train(), config.noise.start, config.noise.guesses())
-    net.requires_grad_(config.mode == "weights_and_model")
-    net.head.log_sigma.requires_grad_(True)
-    return model, network
+        net = build_network(network, config.kind)
+    net.train().requires_grad_(config.mode == "weights_and_model")
+    net.log_sigma.requires_grad_(True)
+    start, guesses = config.noise.start, config.noise.guesses()
+    if isinstance(net, TactileNet):
+        return TactilePushing(net, start, guesses), network
+    if config.noise.normal:
+        guesses["along"] = config.noise.along
+    return WrenchPushing(net, start, guesses), network
 
 
 def describe_network(config: TrainConfig, windows: Windows) -> dict[str, object]:
     """Arguments of the network, for a model's card."""
     wanted = config.network
+    if config.kind == WrenchNet.KIND:
+        return {"hidden": wanted.hidden, "sigma": next(iter(config.noise.normal), 1.0)}
     head = {"hidden": wanted.hidden, "sigma": list(wanted.sigma)}
     if windows.images.ndim == 2:
         return {"encoder": None, "head": {"features": windows.images.shape[1], **head}}
@@ -138,6 +152,7 @@ def _shape_of(network: object) -> object:
     """The description without what is no matter of architecture."""
     assert isinstance(network, dict)
     return {
-        part: inner and {k: v for k, v in inner.items() if k not in ("scale", "sigma")}
+        part: _shape_of(inner) if isinstance(inner, dict) else inner
         for part, inner in network.items()
+        if part not in ("scale", "sigma")
     }

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.learned import ModelCard, save_model
+from dnls_ros.learned import ModelCard, TactileNet, save_model
 from dnls_ros.learning.checkpoint import Checkpoint, check_same_run
 from dnls_ros.learning.config import TrainConfig
 from dnls_ros.learning.data import TrainingData
@@ -230,7 +230,8 @@ class Trainer:
         """The model if it is the best, then the checkpoint: a kill between loses an epoch only."""
         if better:
             card = save_model(self.folder / MODEL, self._model.net, self._card())
-            write_learned(self.folder, card, self.config.estimator, MODEL)
+            if card.kind == TactileNet.KIND:  # the estimator takes no network of forces yet
+                write_learned(self.folder, card, self.config.estimator, MODEL)
         write_metrics(self.folder / METRICS, self._rows)
         Checkpoint(
             self.config.plain(),
@@ -245,11 +246,12 @@ class Trainer:
 
     def _card(self) -> ModelCard:
         image, row = self.config.windows.image, self._rows[-1]
+        offsets = self.config.windows.pair_offsets
         names = "epoch", "phase", "val_loss", "val_ate_m", "val_are_rad"
         return ModelCard(
             self._network,
-            {"size": list(image.size), "crop": list(image.crop)},
-            self.config.windows.pair_offsets,
+            {"size": list(image.size), "crop": list(image.crop)} if offsets else {},
+            offsets,
             noise={name: s.sigma.tolist() for name, s in self._model.learned_noises().items()},
             data=dict(self.data.hashes),
             config=self.config.plain(),

@@ -18,6 +18,7 @@ from torch import Tensor
 from dnls_ros.costs import DistanceField, distance_field_of, shape_of
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.tactile_json import TactileTrajectory
+from dnls_ros.learned import push_signals
 from dnls_ros.window.config import ImageConfig
 from dnls_ros.window.tactile_frontend import FrontEndOptions, TactileFrontEnd
 
@@ -35,9 +36,12 @@ class WindowRules:
     Attributes:
         states: T.
         stride: Images between two states.
-        pair_offsets: Images between the two of a pair; multiples of the stride.
+        pair_offsets: Images between the two of a pair; multiples of the stride. () where the
+            sensor's measurements are not of pairs.
         step: States from the start of a window to that of the next.
         image: Which part of an image is used, and its size.
+        observe: States from one at which the object's pose is observed to the next; 0: only the
+            first is.
     """
 
     states: int = 25
@@ -45,20 +49,21 @@ class WindowRules:
     pair_offsets: tuple[int, ...] = (10, 15, 20, 25, 30, 35, 40)
     step: int = 6
     image: ImageConfig = field(default_factory=lambda: ImageConfig((), (32, 24)))
+    observe: int = 0
 
     def __post_init__(self) -> None:
-        if self.states < 3 or self.stride < 1 or self.step < 1:
+        if self.states < 2 or self.stride < 1 or self.step < 1 or self.observe < 0:
             raise DnlsError(
-                f"windows: states {self.states}, stride {self.stride}, step {self.step}; expected "
-                "at least 3, 1 and 1"
+                f"windows: states {self.states}, stride {self.stride}, step {self.step}, observe "
+                f"{self.observe}; expected at least 2, 1, 1 and 0"
             )
         bad = [k for k in self.pair_offsets if k < 1 or k % self.stride]
-        if bad or not self.pair_offsets:
+        if bad:
             raise DnlsError(
                 f"windows: pair_offsets {list(self.pair_offsets)} must be multiples of the "
                 f"stride {self.stride}"
             )
-        if min(self.pair_offsets) // self.stride >= self.states:
+        if self.pair_offsets and min(self.pair_offsets) // self.stride >= self.states:
             raise DnlsError(
                 f"windows: no pair of {list(self.pair_offsets)} images fits into {self.states} "
                 f"states {self.stride} images apart"
@@ -69,8 +74,12 @@ class WindowRules:
         """Images from the first state of a window to the last, both included."""
         return (self.states - 1) * self.stride + 1
 
+    def observed(self) -> Tensor:
+        """The states at which the object's pose is observed."""
+        return torch.arange(0, self.states, self.observe or self.states)
+
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """(M,) the earlier and the later state of each pair."""
+        """(M,) the earlier and the later state of each pair; M ≥ 1."""
         found = [
             (k, k + offset // self.stride)
             for offset in self.pair_offsets
@@ -86,7 +95,8 @@ class Windows:
 
     Attributes:
         rules: How they were cut.
-        images: (K, 3, H, W) less the background, or (K, F) features; float32.
+        images: (K, 3, H, W) less the background, or (K, F) features of images, or `push_signals`
+            of forces; float32.
         frames: (N, T) the image of each state.
         object: (N, T, 3) true x, y, yaw [m, rad].
         ee: (N, T, 3) measured.
@@ -117,6 +127,12 @@ class Windows:
         """Some windows; all objects and images are kept."""
         per_window = ("frames", "object", "ee", "times", "shape", "radius", "source")
         return replace(self, **{name: getattr(self, name)[which] for name in per_window})
+
+    def first(self, states: int) -> Windows:
+        """The first states of all windows."""
+        per_state = ("frames", "object", "ee", "times")
+        cut_short = {name: getattr(self, name)[:, :states] for name in per_state}
+        return replace(self, rules=replace(self.rules, states=states), **cut_short)
 
     def with_images(self, images: Tensor) -> Windows:
         """The same windows with other images or features, of the same count."""
@@ -218,11 +234,16 @@ class _Differences:
 def _seen(
     one: TactileTrajectory, rules: WindowRules
 ) -> tuple[Tensor, NDArray[np.bool_], NDArray[np.int64]]:
-    """Images (T, …) as the network sees them; which belong to a contact, and to which."""
+    """What the network sees (T, …); which of it belongs to a contact, and to which."""
     if one.images is None:
-        if not one.features.shape[1]:
-            raise DnlsError("windows: a recording has neither images nor features of them")
-        return torch.from_numpy(one.features).float(), one.contact, one.episode
+        seen = one.features
+        if not seen.shape[1] and one.wrench is not None:
+            seen = push_signals(one.wrench, one.ee, one.stamps)
+        if not seen.shape[1]:
+            raise DnlsError(
+                "windows: a recording has neither images nor features of them, nor forces"
+            )
+        return torch.from_numpy(seen).float(), one.contact, one.episode
     # pairs are made by the network, from the features of many images: none are asked for here
     front = TactileFrontEnd(FrontEndOptions(4.0, 0.01, 3, (), rules.image), _Differences())
     width, height = rules.image.size
