@@ -28,6 +28,16 @@ from dnls_ros.ros.launching import (
     plain_node,
 )
 
+GEL = {"image.size": [32, 24]}
+"""Of the front end: what models of config/train_push.yaml see."""
+FINGER = {
+    "sensor.contact.contact.radius": 0.012,
+    "sensor.contact.throttle": 0.16,  # every fifth image makes a state, as in training
+    "sensor.tactile.throttle": 0.16,
+    "sensor.tactile.axes": ["x", "y", "yaw"],
+    "window.duration": 3.2,
+}
+"""Of the estimator: the simulated finger."""
 FAULTS = ("none", *(kind for kind, keys in KEYS.items() if keys == ("p",)))
 ARGUMENTS = [
     Argument("scene", "push_rect", "push_disc, push_rect, push_ellipse, push_polygon or a file"),
@@ -40,7 +50,7 @@ ARGUMENTS = [
 
 
 def generate_launch_description() -> LaunchDescription:
-    shared = common(__file__, "sim_push_front_end.yaml")
+    shared = common(__file__, "tactile_pushing_rect.yaml")
     return describe(__file__, [*shared, *ARGUMENTS], _start)
 
 
@@ -61,13 +71,14 @@ def _start(given: Given) -> list[Any]:
         },
     )
     shape = {
+        **FINGER,
         "track.object.shape.type": scene.shape,
         "track.object.shape.size": [float(s) for s in scene.size],
     }
     model = {"model": str(given.file("model"))} if given["model"] else {}
     nodes = [
         simulator,
-        front_end(given, [("image_raw", "digit/image_raw")], model, "tactile_frontend"),
+        front_end(given, [("image_raw", "digit/image_raw")], {**GEL, **model}, "tactile_frontend"),
         estimator(given, shape),
         *companions(given),
     ]

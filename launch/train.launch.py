@@ -9,7 +9,10 @@ from launch import LaunchDescription
 
 from dnls_ros.ros.launching import Argument, Given, common, describe, grouped, plain_node
 
-NOT_HERE = ("autostart", "use_lifecycle_manager", "record", "device", "rviz", "foxglove")
+NOT_HERE = (
+    *("autostart", "use_lifecycle_manager", "record", "output_dir", "device"),
+    *("rviz", "rviz_config", "foxglove"),
+)
 """What belongs to an estimator."""
 ARGUMENTS = [
     Argument("truth", "truth/object", "topic of the object's true pose in recordings"),

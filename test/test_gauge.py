@@ -37,6 +37,7 @@ F64 = torch.float64
 # c camera of BAL, which maps from the world; what is left (and -) belongs to a body.
 IN_THE_WORLD: dict[Cost, str] = {
     costs.between: "xx",
+    costs.push_along_force: "xxx-",
     costs.random_walk: "xx",
     costs.body_twist: "xx",
     costs.constant_velocity: "x-x",

@@ -29,7 +29,10 @@ from dnls_ros.window.parameters import config_hash, load_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
-NAMES = ["demo", "doctor", "estimator", "localization_2d", "replay", "tactile_pushing"]
+NAMES = [
+    "demo", "demo_sim_push", "doctor", "estimator", "localization_2d", "replay",
+    "tactile_pushing", "train",
+]  # fmt: skip
 # Our own folder launch/ would satisfy a search for ``launch`` alone.
 REAL = importlib.util.find_spec("launch_ros") is not None
 COMMON = {
@@ -39,7 +42,9 @@ COMMON = {
 }
 EXTRA = {
     "demo": {"bag", "rate", "seed", "duration"},
+    "demo_sim_push": {"scene", "model", "fault", "fault_p", "seed", "duration"},
     "doctor": {"duration"},
+    "train": {"truth", "threads"},
     "estimator": set[str](),
     "localization_2d": {"tags_file"},
     "replay": {"bag", "rate", "start_offset", "duration", "loop"},
@@ -48,6 +53,7 @@ EXTRA = {
 LACKING = {
     "doctor": COMMON - {"namespace", "params_file", "use_sim_time", "log_level"},
     "replay": {"autostart", "use_lifecycle_manager", "record", "device"},
+    "train": COMMON - {"namespace", "params_file", "use_sim_time", "use_respawn", "log_level"},
 }
 CONFIG = ROOT / "config" / "localization_2d.yaml"
 
