@@ -24,7 +24,7 @@ from touch_rig import (
 )
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.window.contacts import Contacts, touched_all_along, touching
+from dnls_ros.window.contacts import Contacts, throughout, touched_all_along
 from dnls_ros.window.estimator import Estimator
 from dnls_ros.window.ingress import Settled
 from dnls_ros.window.measurements import (
@@ -167,6 +167,46 @@ def test_an_object_that_nobody_touches_rests():
     assert results[-1].tracks["object"].stamps[-1] == TRUTH.stamp(len(TRUTH.seconds) - 1)
 
 
+def test_what_is_known_of_a_resting_object_outlives_the_window():
+    still = Push(
+        np.arange(6 * 30 + 1) / 30,
+        *(np.repeat(poses[:1], 181, axis=0) for poses in (TRUTH.object, TRUTH.finger)),
+        np.zeros(181, dtype=bool),
+    )
+    data = [m for m in measurements(still) if m.stamp == T0 or m.sensor != "tag"]
+    # fewer states of the object than of the finger, which therefore leave at other times
+    rare = parameters("tactile", window__duration=1.0, sensor__contact__throttle=0.16)
+    _, results, _ = run(rare, data)
+    last = results[-1].tracks["object"]
+    assert last.stamps[0] > T0 + SECOND
+    sigma = np.sqrt(np.diag(last.covariance))
+    assert sigma[0] == pytest.approx(0.005, rel=0.05)
+    assert sigma[5] == pytest.approx(0.03, rel=0.05)
+
+
+def test_a_contact_that_shows_late_began_with_the_first_image_that_showed_it():
+    first = int(np.argmax(TRUTH.touching))
+
+    def late(m: Measurement, told: bool) -> Measurement:
+        if not isinstance(m, ContactMeasurement):
+            return m
+        on = m.sequence >= first + 3
+        return replace(m, in_contact=on, since=TRUTH.stamp(first) if on and told else 0)
+
+    found: list[float] = []
+    for told in (True, False):
+        exact = measurements(TRUTH, noise=0.02)
+        data = [late(m, told) for m in exact if m.sensor != "tactile"]
+        data = [m for m in data if m.stamp == T0 or m.sensor != "tag"]
+        rare = parameters("tactile", window__duration=6.0, sensor__contact__throttle=0.16)
+        estimator, results, settled = run(rare, data)
+        assert (TRUTH.stamp(first) in estimator.state.values.ids["object"].tolist()) == told
+        begun = {s.stamp for s in settled if s.sensor == "contact" and not s.text}
+        assert (TRUTH.stamp(first + 3) in begun) == told  # not throttled
+        found.append(rms(errors(results))[0])
+    assert found[0] < 0.7 * found[1]
+
+
 # --- what becomes of measurements ----------------------------------------------------------------
 
 
@@ -303,13 +343,16 @@ def test_a_timeline_holds_its_last_word_and_any_sensor_will_do():
         one = one.inserted(stamp, on)
     assert one.stamps.tolist() == [10, 20, 30, 40]
     assert one.at(np.array([5, 10, 35, 40, 99])).tolist() == [False, True, True, False, False]
-    assert [one.broken(*span) for span in [(10, 39), (10, 40), (5, 20)]] == [False, True, True]
+    start, end = np.array([10, 10, 5, 1, 40]), np.array([39, 40, 20, 9, 99])
+    assert one.throughout(True, start, end).tolist() == [True, False, False, False, False]
+    assert one.throughout(False, start, end).tolist() == [False, False, False, True, True]
     kept = one.since(35)
     assert kept.stamps.tolist() == [30, 40]
     assert kept.at(np.array([36]))[0]
     two = Contacts().inserted(38, True)
-    assert touching([one, two], np.array([20, 39, 45, 5])).tolist() == [True, True, True, False]
-    assert touching([], np.array([1]))[0]
+    assert throughout([one, two], True, start, end).tolist() == [True, False, False, False, True]
+    assert throughout([one, two], False, start, end).tolist() == [False, False, False, True, False]
+    assert throughout([], True, start, end).all()
     assert touched_all_along([one, two], 40, 60)
     assert not touched_all_along([one, two], 20, 60)
 

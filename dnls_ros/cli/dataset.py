@@ -16,10 +16,9 @@ from dnls_ros.cli.common import (
     progress,
     read_config,
 )
-from dnls_ros.errors import UnreadableInputError
-from dnls_ros.io.push_bags import read_push
+from dnls_ros.io.push_bags import read_pushes
 from dnls_ros.io.push_recording import OBJECT_FILE, TRUTH_TOPIC
-from dnls_ros.io.tactile_json import TactileTrajectory, write_tactile_json
+from dnls_ros.io.tactile_json import write_tactile_json
 
 
 def add_to(commands: Subparsers) -> None:
@@ -60,13 +59,11 @@ def add_to(commands: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reads all, then writes; nothing is written if one of them cannot be used."""
-    pushes: list[TactileTrajectory] = []
+    read_config(options.params)  # a mistake in it is one of configuration
     with progress("reading recordings") as advance:
-        for k, given in enumerate(options.bags):
-            bag, params = _place(given, options)
-            pushes.append(read_push(bag, read_config(params), options.truth, options.rate))
-            advance((k + 1) / len(options.bags))
-    _check_equal(options.bags, pushes)
+        pushes = read_pushes(
+            options.bags, options.params, options.truth, options.object, options.rate, advance
+        )
     written = write_tactile_json(options.out, pushes)
     rows = [
         [str(bag), t.shape, f"{t.stamps[-1]:.1f}", str(len(t)), f"{100 * t.contact.mean():.0f}"]
@@ -77,25 +74,3 @@ def run(options: argparse.Namespace) -> int:
     steps = {str(b): len(t) for b, t in zip(options.bags, pushes, strict=True)}
     print_json({"file": str(written), "steps": steps}, options.json)
     return Exit.OK
-
-
-def _place(given: Path, options: argparse.Namespace) -> tuple[Path, list[Path]]:
-    """The recording itself, and the parameter files that describe it."""
-    inner = given / "bag"
-    bag = inner if inner.exists() else given
-    beside = bag.parent / options.object
-    return bag, [*options.params, *([beside] if beside.is_file() else [])]
-
-
-def _check_equal(bags: list[Path], pushes: list[TactileTrajectory]) -> None:
-    """Images of one size, and forces in all or in none: else they are of different sensors."""
-    for what, kinds in (
-        ("images", [None if t.images is None else t.images.shape[1:] for t in pushes]),
-        ("forces", [t.wrench is not None for t in pushes]),
-    ):
-        odd = next((k for k, kind in enumerate(kinds) if kind != kinds[0]), None)
-        if odd is not None:
-            raise UnreadableInputError(
-                f"dataset: {what} of {bags[odd]} ({kinds[odd]}) are not like those of {bags[0]} "
-                f"({kinds[0]}): make one file for each sensor"
-            )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from dnls_ros.cli.common import (
@@ -24,7 +24,7 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.io import push_recording, recording
 from dnls_ros.io.bag import BagWriter, Record
 from dnls_ros.io.faults import FaultInjector
-from dnls_ros.io.push_scene import PushScene, is_push_scene, push_scene
+from dnls_ros.io.push_scene import is_push_scene, lasting, push_scene
 from dnls_ros.io.scene import load_scene
 from dnls_ros.io.sim_messages import recording_records
 from dnls_ros.io.sim_push_sensors import PushRecording, simulate_push
@@ -98,19 +98,13 @@ def _simulated(options: argparse.Namespace, seed: int) -> _Simulated:
     if options.scene is not None and is_push_scene(options.scene):
         scene = push_scene(options.scene)
         if options.duration is not None:
-            scene = _lasting(scene, options.duration)
+            scene = lasting(scene, options.duration)
         pushed = simulate_push(scene, seed)
         records = push_recording.push_records(pushed)
         seconds = float(pushed.motion.times[-1])
         return _Simulated(pushed, records, push_recording.TOPIC_TYPES, seconds)
     driven = simulate(seed, options.duration or DURATION, load_scene(options.scene))
     return _Simulated(driven, recording_records(driven), recording.TOPIC_TYPES, driven.duration)
-
-
-def _lasting(scene: PushScene, seconds: float) -> PushScene:
-    """With as many pushes as fit, at least one."""
-    episodes = int(seconds / (scene.duration + scene.pause))
-    return replace(scene, episodes=max(1, episodes))
 
 
 def _write(

@@ -6,7 +6,7 @@ contact, and which object is pushed; messages pass through the same adapters as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ from dnls_ros.io.bag import BagReader
 from dnls_ros.io.feeds import Feed, ReplayOptions, read_feed
 from dnls_ros.io.messages import adapt
 from dnls_ros.io.metrics import yaw_of
+from dnls_ros.io.push_recording import OBJECT_FILE
 from dnls_ros.io.sim_motion import Stamps
 from dnls_ros.io.tactile_json import TactileTrajectory
 from dnls_ros.io.trajectory import Trajectory, stamp_text
@@ -30,7 +31,6 @@ from dnls_ros.window.config import (
     SensorConfig,
     TrackConfig,
 )
-from dnls_ros.window.contacts import Contacts
 from dnls_ros.window.measurements import (
     Measurement,
     PoseMeasurement,
@@ -38,6 +38,7 @@ from dnls_ros.window.measurements import (
     TactileFrame,
     WrenchMeasurement,
 )
+from dnls_ros.window.parameters import load_parameters
 from dnls_ros.window.rigid import compose, inverse
 from dnls_ros.window.tactile_frontend import FrontEndOptions, TactileFrontEnd
 from dnls_ros.window.wrench import WrenchContacts, at_finger
@@ -99,6 +100,49 @@ def push_sensors(config: EstimatorConfig) -> PushSensors:
     return PushSensors(track, ee, image, wrench)
 
 
+def read_pushes(
+    bags: Sequence[Path],
+    params: Sequence[Path],
+    truth: str,
+    object_file: str = OBJECT_FILE,
+    rate: float = 30.0,
+    on_progress: Callable[[float], object] = lambda share: None,
+) -> list[TactileTrajectory]:
+    """Several recordings of the same sensors.
+
+    Args:
+        bags: Recordings, or folders with one named ``bag``.
+        params: Parameter files of the estimator that listens to their topics.
+        truth: See `read_push`.
+        object_file: Parameter file beside each recording that says which object it is; laid over
+            the others where it is there.
+        rate: See `read_push`.
+        on_progress: Told the share done.
+
+    Raises:
+        UnreadableInputError: See `read_push`; or recordings differ in what they hold.
+        DnlsError: See `read_push`.
+    """
+    pushes: list[TactileTrajectory] = []
+    for k, given in enumerate(bags):
+        bag = given / "bag" if (given / "bag").exists() else given
+        beside = bag.parent / object_file
+        files = [*params, *([beside] if beside.is_file() else [])]
+        pushes.append(read_push(bag, load_parameters(files), truth, rate))
+        on_progress((k + 1) / len(bags))
+    for what, kinds in (
+        ("images", [None if t.images is None else t.images.shape[1:] for t in pushes]),
+        ("forces", [t.wrench is not None for t in pushes]),
+    ):
+        odd = next((k for k, kind in enumerate(kinds) if kind != kinds[0]), None)
+        if odd is not None:
+            raise UnreadableInputError(
+                f"dataset: {what} of {bags[odd]} ({kinds[odd]}) are not like those of {bags[0]} "
+                f"({kinds[0]}): make one file for each sensor"
+            )
+    return pushes
+
+
 def read_push(
     path: Path | str, config: EstimatorConfig, truth: str, rate: float = 30.0
 ) -> TactileTrajectory:
@@ -128,37 +172,33 @@ def read_push(
     ee = _finger(path, feeds, sensors.ee)
     frames = _said(path, feeds, sensors.image, TactileFrame)
     wrenches = _said(path, feeds, sensors.wrench, WrenchMeasurement)
-    kept = np.flatnonzero(_within(stamps := _steps(frames, wrenches, rate), (object_, ee)))
-    if not len(kept):
-        spans = ", ".join(
-            f"{name} from {stamp_text(int(s[0]))} to {stamp_text(int(s[-1]))}"
-            for name, s in (("truth", object_.stamps), ("finger", ee.stamps), ("steps", stamps))
-        )
-        raise UnreadableInputError(
-            f"recording {path}: truth, finger and steps do not overlap in time: {spans}; check "
-            "the clocks, or set stamp_offset"
-        )
-    images, contact, episode = _seen(path, frames, sensors.image)
-    if wrenches and sensors.wrench is not None:
-        wrench, timeline = _forces(wrenches, stamps, sensors.wrench)
-        if not frames:
-            contact = timeline.at(stamps)
-            episode = np.cumsum(np.diff(contact, prepend=False) & contact)
-    else:
-        wrench = None
+    stamps = _steps(frames, wrenches, rate)
+    kept = _common(path, stamps, object_, ee)
+    wrench, touch = _forces(wrenches, stamps, sensors.wrench)
+    images, seen = _seen(path, frames, sensors.image)
+    touch = seen or touch
+    assert touch is not None
     return TactileTrajectory(
         planar(object_.at(stamps[kept])),
         planar(ee.at(stamps[kept])),
         np.zeros((len(kept), 0)),
-        episode[kept],
-        contact[kept],
-        (stamps[kept] - stamps[kept[0]]) * 1e-9,
+        touch.episode[kept],
+        touch.contact[kept],
+        (stamps[kept] - stamps[kept[0]]).astype(np.float64) * 1e-9,
         None if wrench is None else wrench[kept],
         None if images is None else images[kept],
         sensors.object.shape.type,
         tuple(sensors.object.shape.size),
         sensors.tip_radius,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Touch:
+    """(T,) whether it touches at each step, and in which contact."""
+
+    contact: NDArray[np.bool_]
+    episode: NDArray[np.int64]
 
 
 def read_truth(path: Path | str, topic: str) -> Trajectory:
@@ -234,17 +274,33 @@ def _steps(
     return np.arange(wrenches[0][0], wrenches[-1][0] + 1, round(1e9 / rate), dtype=np.int64)
 
 
-def _within(stamps: Stamps, trajectories: Sequence[Trajectory]) -> NDArray[np.bool_]:
-    inside = [(stamps >= t.stamps[0]) & (stamps <= t.stamps[-1]) for t in trajectories]
-    return np.logical_and.reduce(inside)
+def _common(path: Path, stamps: Stamps, object_: Trajectory, ee: Trajectory) -> Stamps:
+    """Which steps are within the truth and the finger's poses.
+
+    Raises:
+        UnreadableInputError: None is.
+    """
+    both = (object_, ee)
+    inside = [(stamps >= t.stamps[0]) & (stamps <= t.stamps[-1]) for t in both]
+    kept = np.flatnonzero(np.logical_and.reduce(inside))
+    if len(kept):
+        return kept
+    named = (("truth", object_.stamps), ("finger", ee.stamps), ("steps", stamps))
+    spans = ", ".join(
+        f"{name} from {stamp_text(int(s[0]))} to {stamp_text(int(s[-1]))}" for name, s in named
+    )
+    raise UnreadableInputError(
+        f"recording {path}: truth, finger and steps do not overlap in time: {spans}; check the "
+        "clocks, or set stamp_offset"
+    )
 
 
 def _seen(
     path: Path, frames: Sequence[tuple[int, TactileFrame]], sensor: SensorConfig | None
-) -> tuple[NDArray[np.uint8] | None, NDArray[np.bool_], NDArray[np.int64]]:
-    """Images (T, H, W, 3); whether each touches, and in which contact, as the front end sees."""
+) -> tuple[NDArray[np.uint8] | None, _Touch | None]:
+    """Images (T, H, W, 3), and contact as the front end sees it."""
     if sensor is None:
-        return None, np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.int64)
+        return None, None
     sizes = {frame.image.shape for _, frame in frames}
     if len(sizes) > 1:
         raise UnreadableInputError(
@@ -253,17 +309,18 @@ def _seen(
         )
     front = TactileFrontEnd(FrontEndOptions.of(sensor))
     seen = [front.see(stamp, frame.image) for stamp, frame in frames]
-    return (
-        np.stack([frame.image for _, frame in frames]),
-        np.array([s.in_contact for s in seen]),
-        np.array([s.episode for s in seen]),
-    )
+    touch = _Touch(np.array([s.in_contact for s in seen]), np.array([s.episode for s in seen]))
+    return np.stack([frame.image for _, frame in frames]), touch
 
 
 def _forces(
-    wrenches: Sequence[tuple[int, WrenchMeasurement]], stamps: Stamps, sensor: SensorConfig
-) -> tuple[Array, Contacts]:
-    """(T, 3) f_x, f_y, τ_z at the steps without bias, about the fingertip; and when it touched."""
+    wrenches: Sequence[tuple[int, WrenchMeasurement]],
+    stamps: Stamps,
+    sensor: SensorConfig | None,
+) -> tuple[Array | None, _Touch | None]:
+    """(T, 3) f_x, f_y, τ_z at the steps without bias, about the fingertip; and contact by them."""
+    if sensor is None:
+        return None, None
     known = WrenchContacts()
     for _, m in wrenches:
         known = known.heard(m, sensor)
@@ -274,4 +331,6 @@ def _forces(
     times = np.array([stamp for stamp, _ in wrenches], dtype=np.float64)
     columns = np.stack(rows).T
     at = [np.interp(stamps.astype(np.float64), times, column) for column in columns]
-    return np.column_stack(at), known
+    contact = known.at(stamps)
+    begun = np.diff(contact.astype(np.int64), prepend=0) > 0
+    return np.column_stack(at), _Touch(contact, np.cumsum(begun, dtype=np.int64))

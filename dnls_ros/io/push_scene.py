@@ -6,7 +6,7 @@ seed; what a scene gives are the ranges.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +143,8 @@ def push_scene(name: str) -> PushScene:
         known = ", ".join(f"push_{kind}" for kind in SIZES)
         raise DnlsError(f"no scene '{name}': give {known}, or a YAML file")
     return filled(PushScene(), read_yaml(path), str(path))
+
+
+def lasting(scene: PushScene, seconds: float) -> PushScene:
+    """The scene with as many pushes as fit into a time, at least one."""
+    return replace(scene, episodes=max(1, int(seconds / (scene.duration + scene.pause))))

@@ -204,6 +204,7 @@ def _full_status(smoothed: Smoothed) -> dict[str, Any]:
 
 
 def _sensors(result: ReplayResult) -> dict[str, Any]:
+    models = {s.name: s.model_hash for s in result.status.sensors if s.model_hash}
     return {
         name: {
             "received": c.received,
@@ -211,6 +212,7 @@ def _sensors(result: ReplayResult) -> dict[str, Any]:
             "waiting": c.waiting,
             "rejected": {reason.name: count for reason, count in c.rejected.items()},
             "last_problem": c.last_problem,
+            **({"model": models[name]} if name in models else {}),
         }
         for name, c in result.estimator.counters.items()
     }

@@ -14,7 +14,7 @@ import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
-from dnls_ros.io.bag import BagReader
+from dnls_ros.io.bag import BagReader, Record
 from dnls_ros.io.definitions import typestore
 from dnls_ros.io.spoil import shift_stamp
 from dnls_ros.io.tf_messages import TF_TOPICS
@@ -64,16 +64,20 @@ def load_sendings(
         DnlsError: A chosen topic is not in the recording or its type is not installed.
         UnreadableInputError: The recording cannot be read.
     """
-    store = typestore()
     with BagReader(path) as bag:
         types = {name: topic.type for name, topic in bag.topics.items()}
         chosen = _choose(types, topics, str(path))
-        shift = 0 if begin is None else begin - bag.start
-        sendings = [
-            Sending(record.receive_stamp + shift, record.topic, _serialize(store, record, shift))
-            for record in bag.records(chosen)
-        ]
+        sendings = sendings_of(bag.records(chosen), 0 if begin is None else begin - bag.start)
     return sendings, {name: types[name] for name in chosen}
+
+
+def sendings_of(records: Iterable[Record], shift: int = 0) -> list[Sending]:
+    """Records serialized, their stamps moved by ``shift`` [ns]."""
+    store = typestore()
+    return [
+        Sending(record.receive_stamp + shift, record.topic, _serialize(store, record, shift))
+        for record in records
+    ]
 
 
 def _serialize(store: Any, record: Any, shift: int) -> bytes:

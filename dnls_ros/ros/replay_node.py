@@ -6,9 +6,6 @@ With ``bag`` set the node replays it, again and again if ``loop`` is true, and e
 0, with 2 if the configuration is wrong, with 3 if the recording is unreadable. Without, it serves
 the action ``~/replay_bag`` until it is shut down. Files go into ``output_dir``, one folder per
 recording, as ``dnls replay`` writes them.
-
-A goal that cannot be replayed is accepted and aborted at once, because only a result can carry the
-sentence that says why; one that comes while another replay runs is rejected.
 """
 
 from __future__ import annotations
@@ -27,14 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rclpy.action.server import ActionServer, CancelResponse, GoalResponse
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.task import Future
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.io.compose import Composer
+from dnls_ros.ros.goals import GoalServer, describe
 from dnls_ros.ros.publish import PublisherThread
 from dnls_ros.ros.qos import publish_on
 from dnls_ros.ros.replaying import (
@@ -129,14 +125,7 @@ class ReplayNode(PlainNode):
         self._thread: threading.Thread | None = None
         self._busy = False
         self._stage: NodeStage | None = None
-        self._server = ActionServer(
-            self,
-            message_class(ACTION),
-            "~/replay_bag",
-            execute_callback=self._execute,
-            goal_callback=self._goal,
-            cancel_callback=self._cancel,
-        )
+        self._server = GoalServer(self, ACTION, "~/replay_bag", self)
         if self.setting("bag"):
             self._play()
 
@@ -223,76 +212,36 @@ class ReplayNode(PlainNode):
         name = resolved.stem if resolved.is_file() else resolved.name
         return Path(self.setting("output_dir")).expanduser() / name
 
-    def _goal(self, goal: Any) -> GoalResponse:
-        """Takes one goal at a time."""
-        if self._busy:
-            self.get_logger().warning(f"goal for {goal.bag} rejected: another replay runs")
-            return GoalResponse.REJECT
-        return GoalResponse.ACCEPT
+    @property
+    def busy(self) -> bool:
+        """Whether a replay runs."""
+        return self._busy
 
-    def _cancel(self, handle: Any) -> CancelResponse:
-        """Ends the replay that runs, which is the goal's."""
-        self._stop.set()
-        return CancelResponse.ACCEPT
+    @property
+    def stop_event(self) -> threading.Event:
+        """What ends it."""
+        return self._stop
 
-    async def _execute(self, handle: Any) -> Any:
-        """One goal, from its start to its result."""
-        result = message_class(ACTION).Result()
-        goal = handle.request
-        try:
-            if self._busy:
-                raise DnlsError("another replay runs")
-            request = make_request(
-                goal.bag,
-                goal.config_path or self.setting("params_file"),
-                goal.rate,
-                goal.start_offset,
-                goal.duration,
-                goal.publish,
-            )
-        except DnlsError as error:
-            result.message = str(error)
-            handle.abort()
-            return result
-        answer: Any = await self._replayed(request, handle)
-        if isinstance(answer, Replayed):
-            result.success, result.message = True, answer.message
-            result.trajectory_path = str(answer.trajectory)
-            result.sha256, result.coverage = answer.sha256, answer.coverage
-            handle.succeed()
-            return result
-        result.message = describe(answer)
-        if isinstance(answer, StoppedError) and handle.is_cancel_requested:
-            handle.canceled()
-        else:
-            handle.abort()
-        return result
-
-    def _replayed(self, request: Request, handle: Any) -> Future[Any]:
-        """The future result of a goal's replay, which sends feedback while it runs."""
-        executor = self.executor
-        future: Future[Any] = Future(executor=executor)
-        feedback = message_class(ACTION).Feedback
+    def begin(
+        self, goal: Any, feedback: Callable[..., object], done: Callable[[Any], object]
+    ) -> None:
+        """Starts the replay of a goal, which sends feedback while it runs."""
+        config = goal.config_path or self.setting("params_file")
+        numbers = goal.rate, goal.start_offset, goal.duration
+        request = make_request(goal.bag, config, *numbers, goal.publish)
         composer = Composer(message_class)
 
         def report(progress: Progress) -> None:
             stamp = composer.time(progress.stamp)
-            handle.publish_feedback(
-                feedback(stamp=stamp, progress=progress.share, rtf=progress.rtf)
-            )
-
-        def done(answer: Replayed | Exception) -> None:
-            future.set_result(answer)
-            if executor is not None:
-                executor.wake()
+            feedback(stamp=stamp, progress=progress.share, rtf=progress.rtf)
 
         self._begin(Job(request, report, done))
-        return future
 
-
-def describe(error: Exception) -> str:
-    """A sentence for a user."""
-    return str(error) if isinstance(error, DnlsError) else f"{type(error).__name__}: {error}"
+    def fill(self, result: Any, answer: Replayed) -> None:
+        """Writes what a replay left behind into a result."""
+        result.success, result.message = True, answer.message
+        result.trajectory_path = str(answer.trajectory)
+        result.sha256, result.coverage = answer.sha256, answer.coverage
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -245,7 +245,8 @@ class Ingress:
         if isinstance(m, ContactMeasurement) and m.since != self._since.get(m.sensor, 0):
             self._since[m.sensor] = m.since  # a contact that begins or ends is never left out
             throttle = 0
-        if throttle and abs(m.stamp - self._last_used[sensor.name]) < throttle:
+        # Several of one stamp, such as an image's pairs, are one.
+        if 0 < abs(m.stamp - self._last_used[sensor.name]) < throttle:
             return Reason.THROTTLED, f"closer than {sensor.throttle} s to the last used one"
         self._last_used[sensor.name] = m.stamp
         return None
