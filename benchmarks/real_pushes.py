@@ -5,7 +5,7 @@ PYTHONPATH=. python benchmarks/real_pushes.py [--epochs N] [--seed N] [--out FOL
 Trained on St_1 … St_4 (the last chooses the epoch), evaluated on St_5, St_6 and Al_1 … Al_3. The
 block's pose is observed at the first touch and then once a second; errors are those of all steps
 of the push. *Causal*: of the newest pose, when it is new. *Smoothed*: of all poses, at the end.
-Takes five minutes on one core; prints tables, writes errors.json and real_pushes.png.
+Takes four minutes on one core; prints tables, writes errors.json and real_pushes.png.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from dnls_ros.learned import ModelCard, WrenchNet, load_model, push_signals, rea
 from dnls_ros.learning.config import NetworkConfig, NoiseConfig, TrainConfig
 from dnls_ros.learning.data import load_data
 from dnls_ros.learning.gradcheck import gradcheck
+from dnls_ros.learning.handover import LEARNED
 from dnls_ros.learning.objective import Objective, make_model
 from dnls_ros.learning.trainer import MODEL, Trainer
 from dnls_ros.learning.windows import WindowRules
@@ -113,9 +114,13 @@ def test_a_mirrored_push_has_a_mirrored_reading() -> None:
 
 
 def test_without_force_or_motion_a_reading_is_finite() -> None:
-    reading = drawn_net()(torch.zeros(3, 5))
+    net = drawn_net()
+    reading = net(torch.zeros(3, 5))
     assert bool(reading.normal.isfinite().all())
     assert bool(reading.sigma.isfinite().all())
+    at_rest = torch.tensor([[0.6, 0.8, 0.0, 0.0, 0.0]])
+    along = at_rest + torch.tensor([0.0, 0.0, 0.0, 0.06, 0.08])
+    torch.testing.assert_close(net(at_rest).slip, net(along).slip)
 
 
 def test_velocities_are_in_the_axes_of_the_finger() -> None:
@@ -143,6 +148,7 @@ def test_a_file_holds_a_network_of_forces_and_others_are_refused_by_name(tmp_pat
 def test_a_model_of_another_kind_is_not_trained_on(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     Trainer(replace(config, epochs=1), load_data(config), tmp_path / "run").run()
+    assert not (tmp_path / "run" / LEARNED).exists()  # the estimator takes no network of forces
     other = replace(config, model=str(tmp_path / "run" / MODEL), network=NetworkConfig(hidden=4))
     with pytest.raises(DnlsError, match="another kind or architecture"):
         make_model(other, load_data(config).training)

@@ -102,12 +102,16 @@ class WrenchNet(nn.Module):
         return cls(**network)
 
     def forward(self, signals: Tensor) -> ContactReading:
-        """Readings (…) of signals (…, 5), see `push_signals`; a force of zero gives x ± σ."""
-        force, velocity = _unit(signals[..., :2]), signals[..., 3:]
+        """Readings (…) of signals (…, 5), see `push_signals`.
+
+        A finger at rest is read as one that moves along the force, no force as one along x.
+        """
+        x_axis = signals.new_tensor([1.0, 0.0]).expand(*signals.shape[:-1], 2)
+        force, velocity = _unit(signals[..., :2], x_axis), signals[..., 3:]
         along = _dot(force, velocity)
         # The object's force on the finger or the finger's on the object: what pushes goes forward.
         push = torch.where(along < 0, -force, force)
-        forward = _unit(velocity)
+        forward = _unit(velocity, push)
         sine = push[..., :1] * forward[..., 1:] - push[..., 1:] * forward[..., :1]
         out = self.layers(torch.cat([sine.abs(), _dot(push, forward)], -1))
         turn, noise, slip = out.split(1, -1)
@@ -126,9 +130,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1, keepdim=True)
 
 
-def _unit(v: Tensor) -> Tensor:
-    """Of unit length; the x axis where there is no direction."""
-    x = torch.zeros_like(v)
-    x[..., 0] = 1.0
+def _unit(v: Tensor, instead: Tensor) -> Tensor:
+    """Of unit length; another where there is no direction."""
     known = v.square().sum(-1, keepdim=True) > SMALL
-    return torch.where(known, torch.nn.functional.normalize(v, dim=-1), x)
+    return torch.where(known, torch.nn.functional.normalize(v, dim=-1), instead)
