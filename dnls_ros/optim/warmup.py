@@ -12,6 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dnls_ros.costs import between, prior
@@ -37,6 +38,7 @@ def warm_up() -> dict[str, float]:
     for name, group in (("SE(2) windows", SE2), ("SE(3) windows", SE3)):
         began = time.perf_counter()
         _solve(group)
+        _read_samples(group)
         seconds[name] = time.perf_counter() - began
     return seconds
 
@@ -60,6 +62,18 @@ def _solve(group: type[LieGroup]) -> None:
     assembly = Assembly(problem, found.assembly.structure)
     assembly.normal_equations(values)
     assembly.cost(values)
+
+
+def _read_samples(group: type[LieGroup]) -> None:
+    """Motion between two stamps, from samples of poses and of angular velocities."""
+    from dnls_ros.kernels.motion import poses_between, steps_of, turns_between
+
+    stamps = np.arange(COUNT)
+    poses = np.tile(np.array(group.identity_storage), (COUNT, 1))
+    out = np.empty_like(poses[1:])
+    poses_between(stamps, poses, stamps[:-1], stamps[1:], out)
+    turns_between(stamps, np.zeros((COUNT, 3)), group is SE2, stamps[:-1], stamps[1:], out)
+    steps_of(poses, np.empty(COUNT - 1), np.empty(COUNT - 1))
 
 
 def kept_in() -> Path | None:

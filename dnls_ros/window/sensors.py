@@ -2,7 +2,7 @@
 
 A sensor model is a small class with two answers: which pose a measurement suggests for a state
 without a prediction (`guess`), and which factors it makes (`factors`). One of motion also has a
-buffer for its samples (`insert`). Images have a module of their own, `images`.
+buffer (`empty`) for its samples (`sample`). Images have a module of their own, `images`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ from dnls_ros.problem import (
 )
 from dnls_ros.window.bodies import Array, Body, adjoint, mount_of
 from dnls_ros.window.config import POSE_AXES, TWIST_AXES, SensorConfig
-from dnls_ros.window.increments import Increments, MotionNoise, PoseIncrements, TwistIncrements
+from dnls_ros.window.increments import (
+    Increments,
+    MotionNoise,
+    PoseIncrements,
+    Sample,
+    TwistIncrements,
+)
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.landmark_map import LandmarkMap
 from dnls_ros.window.measurements import (
@@ -212,10 +218,9 @@ class DifferentialPose:
         """No samples yet."""
         return PoseIncrements.empty(self.body)
 
-    def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
+    def sample(self, m: Measurement) -> Sample | Verdict | None:
         """The pose; sigma² is noise per second, the twist's covariance noise of the rate."""
         assert isinstance(m, PoseMeasurement)
-        assert isinstance(buffer, PoseIncrements)
         given = m.twist_covariance if isinstance(m, OdometryMeasurement) else m.covariance
         mount = mount_of(self.config, m)
         noise = motion_noise(self.config, self.body, given, POSE_AXES, mount)
@@ -225,7 +230,7 @@ class DifferentialPose:
         bad = no_heading(self.body, pose)
         if bad is not None:
             return bad
-        return buffer.insert(m.stamp, self.body.elements(pose[None]), noise)
+        return Sample(m.stamp, self.body.elements(pose[None]), noise)
 
 
 @dataclass(frozen=True)
@@ -270,15 +275,14 @@ class Twist:
         """No samples yet."""
         return TwistIncrements.empty(self.body)
 
-    def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
+    def sample(self, m: Measurement) -> Sample | Verdict | None:
         """The twist, its covariance as noise of the rate."""
         assert isinstance(m, TwistMeasurement)
-        assert isinstance(buffer, TwistIncrements)
         mount = mount_of(self.config, m)
         noise = motion_noise(self.config, self.body, m.covariance, TWIST_AXES, mount)
         if not isinstance(noise, MotionNoise):
             return noise
-        return buffer.insert(m.stamp, self._body_twist(m)[list(self.body.axes)], noise)
+        return Sample(m.stamp, self._body_twist(m)[list(self.body.axes)], noise)
 
 
 @dataclass(frozen=True)
