@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class StepRunner:
         registry: Its tracks and sensors.
         initializer: Places new landmarks.
         linear: The linear solver.
-        cache: Keeps the structure while it repeats.
+        cache: Keeps structures and patterns while they repeat.
         memory: Keeps the factors between neighbouring states while those repeat.
     """
 
@@ -83,7 +84,7 @@ class StepRunner:
         watch.lap("build")
         if not self._started(draft):
             return draft
-        nis = admit(draft, fresh, self.config, self.linear, self.problem)
+        nis = admit(draft, fresh, self.config, self.linear, self.problem, self.cache)
         self._remove_lonely(draft)
         watch.lap("gate")
         if not self._started(draft):
@@ -179,11 +180,17 @@ class StepRunner:
         draft.update(values=values, factors={n: g for n, g in factors.items() if g.count})
 
     def _minimize(self, draft: Draft) -> Solution:
-        solver = self.config.solver
         problem, values = self.problem(draft.state), draft.state.values
         prior = draft.state.prior
         first = prior.point if prior is not None and prior.first_estimates else None
         assembly = TimedAssembly(problem, self.cache.get(problem, values), first)
+        method, stop = self._method
+        return minimize(problem, values, method, self.linear, stop, assembly=assembly)
+
+    @cached_property
+    def _method(self) -> tuple[LevenbergMarquardt, Tolerances]:
+        """How to minimize, and when to stop."""
+        solver = self.config.solver
         stop = Tolerances(
             solver.cost_tolerance,
             solver.step_tolerance,
@@ -191,10 +198,8 @@ class StepRunner:
             solver.max_iterations,
             None if self.config.deterministic else solver.time_budget,
         )
-        method = LevenbergMarquardt(
-            solver.lambda_init, Geometric(solver.lambda_factor), solver.lambda_max
-        )
-        return minimize(problem, values, method, self.linear, stop, assembly=assembly)
+        rule = Geometric(solver.lambda_factor)
+        return LevenbergMarquardt(solver.lambda_init, rule, solver.lambda_max), stop
 
     def _slide(self, draft: Draft, solution: Solution) -> Marginalized | None:
         leaving = {**self._old_states(draft), **self._surplus_landmarks(draft)}
