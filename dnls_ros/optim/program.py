@@ -161,12 +161,13 @@ def _planned(
     name: str, group: Group, structure: Structure, values: Values
 ) -> Recipe | DensePrior | Refused:
     leaves = group.tensors if isinstance(group, FactorGroup) else pytree.tree_leaves(group)
-    if any(is_functorch_wrapped_tensor(leaf) for leaf in leaves):
-        return "it is inside a function transform"
-    if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
-        return "autograd records it"
-    if any(leaf.dtype != torch.float64 or leaf.device.type != "cpu" for leaf in leaves):
-        return "its data are not all float64 on the CPU"
+    if not all(_is_plain(leaf) for leaf in leaves):
+        if any(is_functorch_wrapped_tensor(leaf) for leaf in leaves):
+            return "it is inside a function transform"
+        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
+            return "autograd records it"
+        if any(leaf.dtype != torch.float64 or leaf.device.type != "cpu" for leaf in leaves):
+            return "its data are not all float64 on the CPU"
     if isinstance(group, DensePrior):
         return group
     if not isinstance(group, FactorGroup):
@@ -180,6 +181,12 @@ def _planned(
     if length not in (None, made.length) or made.data.ndim != 3:
         return "its data or its noise do not fit its residual"  # and torch says how
     return made
+
+
+def _is_plain(leaf: Tensor) -> bool:
+    """Whether nothing speaks against a tensor, whatever the circumstances."""
+    wrapped = leaf.requires_grad or is_functorch_wrapped_tensor(leaf)
+    return leaf.dtype == torch.float64 and leaf.is_cpu and not wrapped
 
 
 def _touches_twice(group: FactorGroup, slots: Sequence[Tensor]) -> bool:

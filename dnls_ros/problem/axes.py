@@ -48,7 +48,8 @@ def leaves_of(tree: Any) -> list[Any]:
         return []
     if isinstance(tree, Tensor):
         return [tree]
-    return [tree.tensor] if isinstance(tree, LieGroup) else pytree.tree_leaves(tree)
+    names = getattr(tree, "leaf_names", None)
+    return pytree.tree_leaves(tree) if names is None else [getattr(tree, n) for n in names]
 
 
 def check_axes(where: str, argument: Any, count: int) -> None:

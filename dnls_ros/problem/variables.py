@@ -44,6 +44,16 @@ def ascending(ids: Tensor) -> bool:
     return bool((numbers[1:] > numbers[:-1]).all())
 
 
+def among(ids: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """(N,) bool: which of ascending ids (N,) occur in any of the others."""
+    found = np.zeros(len(ids), bool)
+    if others and len(ids):
+        numbers, wanted = ids.numpy(), np.concatenate([o.numpy() for o in others])
+        at = np.minimum(np.searchsorted(numbers, wanted), len(ids) - 1)
+        found[at[numbers[at] == wanted]] = True
+    return torch.from_numpy(found)
+
+
 @dataclass(frozen=True, eq=False)
 class Ref:
     """Which variables of block ``name`` the M factors of a group touch.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ _F64 = torch.float64
 def leaves(cls: Leaf) -> Leaf:
     """Class decorator: makes a pytree of a frozen dataclass whose fields are all tensors."""
     names = tuple(f.name for f in fields(cls))
+    marked: Any = cls
+    marked.leaf_names = names
     pytree.register_pytree_node(
         cls,
         lambda x: ([getattr(x, n) for n in names], None),

@@ -233,10 +233,18 @@ def _turned(rotation: Array, covariance: Array | None) -> Array | None:
     """A covariance (3, 3) in other axes, in the rotational corner of (6, 6); zeros stay zeros."""
     if covariance is None:
         return None
+    return _remembered(rotation.tobytes(), np.asarray(covariance, dtype=np.float64).tobytes())
+
+
+@lru_cache(maxsize=256)
+def _remembered(rotation: bytes, covariance: bytes) -> Array:
+    """Drivers write the same covariance into every message, so it is turned once; read only."""
+    turn, given = (np.frombuffer(b).reshape(3, 3) for b in (rotation, covariance))
     full = np.zeros((6, 6))
     with np.errstate(all="ignore"):
-        turned = rotation @ covariance @ rotation.T
-    full[3:, 3:] = turned if covariance.any() else 0.0
+        turned = turn @ given @ turn.T
+    full[3:, 3:] = turned if given.any() else 0.0
+    full.setflags(write=False)
     return full
 
 

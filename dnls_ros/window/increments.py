@@ -167,13 +167,14 @@ class Samples:
         """
         seconds = (np.diff(self.stamps) * 1e-9)[:, None, None]
         steps = (self.density[1:] + self.rate_covariance[1:] * seconds) * seconds
-        (first, head), (last, tail) = self.locate(start), self.locate(end)
+        index, fraction = self.locate(np.concatenate([start, end]))
+        (first, last), (head, tail) = index.reshape(2, -1), fraction.reshape(2, -1, 1, 1)
         steps = np.concatenate([steps, np.zeros_like(steps[:1])])
         bounds = np.stack([first + 1, last], 1).reshape(-1)
         middle = np.add.reduceat(steps, bounds, 0)[::2]
         whole, single = (last > first + 1)[:, None, None], (last == first)[:, None, None]
-        ends = steps[first] * (1 - head)[:, None, None] + steps[last] * tail[:, None, None]
-        inside = steps[first] * (tail - head)[:, None, None]
+        ends = steps[first] * (1 - head) + steps[last] * tail
+        inside = steps[first] * (tail - head)
         return torch.from_numpy(np.where(single, inside, ends + np.where(whole, middle, 0.0)))
 
     def locate(self, at: Stamps) -> tuple[Stamps, Array]:

@@ -27,7 +27,7 @@ from dnls_ros.problem import (
     Values,
     normal_equations,
 )
-from dnls_ros.problem.variables import on_storage
+from dnls_ros.problem.variables import among, on_storage
 
 PRIOR = "window.prior"
 """Name of the marginal prior among the groups; names of sensors have no dot."""
@@ -208,19 +208,18 @@ def schur_complement(matrix: Tensor, gradient: Tensor, gone: Tensor) -> tuple[Te
         gone: (n,) bool, which entries leave. Directions of theirs without information carry
             nothing over.
     """
-    h_mm, h_mk, h_kk = (
-        matrix[:, gone][:, :, gone],
-        matrix[:, gone][:, :, ~gone],
-        matrix[:, ~gone][:, :, ~gone],
-    )
-    right = torch.cat([h_mk, gradient[:, gone, None]], 2)
+    m, k = gone.nonzero()[:, 0], (~gone).nonzero()[:, 0]
+    rows = matrix.index_select(1, m)
+    h_mm, h_mk = rows.index_select(2, m), rows.index_select(2, k)
+    h_kk = matrix.index_select(1, k).index_select(2, k)
+    right = torch.cat([h_mk, gradient.index_select(1, m)[..., None]], 2)
     lower, info = torch.linalg.cholesky_ex(h_mm)
     if bool((info == 0).all()):
         solved = torch.cholesky_solve(right, lower)
     else:
         solved = torch.linalg.pinv(h_mm, hermitian=True, rtol=1e-13) @ right
     information = h_kk - h_mk.mT @ solved[..., :-1]
-    reduced = gradient[:, ~gone] - (h_mk.mT @ solved[..., -1:])[..., 0]
+    reduced = gradient.index_select(1, k) - (h_mk.mT @ solved[..., -1:])[..., 0]
     return 0.5 * (information + information.mT), reduced
 
 
@@ -229,17 +228,13 @@ def _involved_masks(involved: Mapping[str, Group], values: Values) -> dict[str, 
     for name, ids in values.ids.items():
         seen = [r.ids for group in involved.values() for r in group.refs if r.name == name]
         if seen:
-            masks[name] = torch.isin(ids, torch.cat(seen))
+            masks[name] = among(ids, seen)
     return masks
 
 
 def _leaving_here(name: str, local: Values, values: Values, leaving: Leaving) -> Tensor:
     ids = local.ids[name]
-    return (
-        torch.isin(ids, values.ids[name][leaving[name]])
-        if name in leaving
-        else torch.zeros(len(ids), dtype=torch.bool)
-    )
+    return among(ids, [values.ids[name][leaving[name]]] if name in leaving else [])
 
 
 def _flags(local: Values, values: Values, leaving: Leaving) -> Tensor:

@@ -15,6 +15,7 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.linear import Factorization, LinearSolver
 from dnls_ros.optim import Geometric, LevenbergMarquardt, Solution, Status, Tolerances, minimize
 from dnls_ros.problem import FactorGroup, Group, Problem, StructureCache, Values
+from dnls_ros.problem.variables import among
 from dnls_ros.window.absorb import Registry, absorb
 from dnls_ros.window.admission import Statistics, admit
 from dnls_ros.window.bodies import Body
@@ -165,11 +166,7 @@ class StepRunner:
         values = draft.state.values
         for name, ids in list(values.ids.items()):
             seen = [r.ids for g in groups.values() for r in g.refs if r.name == name]
-            keep = (
-                torch.isin(ids, torch.cat(seen))
-                if seen
-                else torch.zeros(len(ids), dtype=torch.bool)
-            )
+            keep = among(ids, seen)
             if not bool(keep.all()):
                 values = values.select(name, keep)
         if values is draft.state.values:
@@ -265,7 +262,7 @@ def _without_bare_velocities(body: Body, values: Values) -> Values:
     if ids is None:
         return values
     poses = values.ids.get(body.name, ids[:0])
-    return values.select(body.velocity, torch.isin(ids, poses))
+    return values.select(body.velocity, among(ids, [poses]))
 
 
 def _on(group: FactorGroup, values: Values) -> FactorGroup:
