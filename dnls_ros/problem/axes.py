@@ -77,8 +77,10 @@ def map_leaves(function: Any, tree: Any) -> Any:
 
 
 def picker(keep: Tensor, count: int) -> Any:
-    """Selects on the factor axis of a leaf that has one; leaves that all factors share stay."""
-    return lambda leaf: leaf[:, keep] if leaf.shape[1] == count else leaf
+    """Takes indices on the factor axis of a leaf that has one; leaves that all share stay."""
+    return lambda leaf: (
+        leaf.index_select(1, keep.to(leaf.device)) if leaf.shape[1] == count else leaf
+    )
 
 
 def join(a: Any, b: Any, m: int, n: int) -> Any:

@@ -211,7 +211,7 @@ class StepRunner:
             self.config.window.prior_fej,
             solution.assembly,
         )
-        factors = {n: g for n, g in result.groups.items() if n in draft.state.factors}
+        factors = result.left(draft.state.factors)
         draft.update(values=result.values, factors=factors, prior=result.prior)
         increments = dict(draft.state.increments)
         for rules in self.registry.rules.values():
