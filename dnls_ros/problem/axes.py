@@ -6,6 +6,7 @@ and joining groups selects and joins their leaves.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.lie import LieGroup
-from dnls_ros.problem.variables import on_storage
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,14 @@ def with_axes(argument: Any) -> Any:
 
 def _as_tensor(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def rebuilt(kind: type, leaves: Mapping[str, Any]) -> Any:
+    """A frozen dataclass of these leaves; they may be placeholders of a transform: no checks."""
+    made = object.__new__(kind)
+    for name, leaf in leaves.items():
+        object.__setattr__(made, name, leaf)
+    return made
 
 
 def leaves_of(tree: Any) -> list[Any]:
@@ -71,8 +78,11 @@ def map_leaves(function: Any, tree: Any) -> Any:
     """``pytree.tree_map`` that leaves None alone."""
     if tree is None:
         return None
-    if isinstance(tree, Tensor | LieGroup):
-        return on_storage(tree, function)
+    if isinstance(tree, Tensor):
+        return function(tree)
+    names = getattr(tree, "leaf_names", None)
+    if names is not None:
+        return rebuilt(type(tree), {n: function(getattr(tree, n)) for n in names})
     return pytree.tree_map(lambda leaf: leaf if leaf is None else function(leaf), tree)
 
 
@@ -87,9 +97,12 @@ def join(a: Any, b: Any, m: int, n: int) -> Any:
     """Leaf by leaf on the factor axis; leaves without one must be equal, else they get one."""
     if a is None:
         return None
-    if isinstance(a, Tensor | LieGroup):
-        (other,) = leaves_of(b)
-        return on_storage(a, lambda x: _join_leaf(x, other, m, n))
+    if isinstance(a, Tensor):
+        return _join_leaf(a, b, m, n)
+    names = getattr(a, "leaf_names", None)
+    if names is not None:
+        pairs = {name: (getattr(a, name), getattr(b, name)) for name in names}
+        return rebuilt(type(a), {name: _join_leaf(*p, m, n) for name, p in pairs.items()})
     left, spec = pytree.tree_flatten(a)
     right = pytree.tree_leaves(b)
     joined = [
