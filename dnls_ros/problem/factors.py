@@ -245,6 +245,8 @@ class FactorGroup:
     def select(self, keep: Tensor) -> FactorGroup:
         """Only the factors where ``keep`` (M,) is true (or in the order of an index tensor)."""
         if keep.dtype == torch.bool:
+            if bool(keep.all()):
+                return self
             keep = keep.nonzero()[:, 0]  # once, not for every leaf
         pick = picker(keep, self.count)
         return replace(

@@ -139,7 +139,7 @@ def _parts(
 ) -> dict[str, FactorGroup]:
     """The chosen factors; groups without any are left out."""
     return {
-        name: group if bool(chosen[name].all()) else group.select(chosen[name])
+        name: group.select(chosen[name])
         for name, group in groups.items()
         if bool(chosen[name].any())
     }

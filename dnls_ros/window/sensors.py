@@ -159,7 +159,7 @@ class AbsolutePose:
         """One prior on the pose, or on the measured axes."""
         assert isinstance(m, PoseMeasurement)
         pose = unit_pose(m.pose)
-        turn = np.asarray(np.kron(np.eye(2), rotation_matrix(pose)), dtype=np.float64)
+        turn = _twice(rotation_matrix(pose))
         given = None if m.covariance is None else _turned(turn, m.covariance)
         covariance = covariance_of(self.config, given, self._axes)
         if isinstance(covariance, tuple):
@@ -181,7 +181,7 @@ class AbsolutePose:
         z = self.body.elements(body[None])
         # As the body stands in the track's manifold: a planar one upright, however z was tilted.
         sensor = compose(self.body.poses(z)[0], extrinsic)
-        turn = np.kron(np.eye(2), rotation_matrix(sensor))
+        turn = _twice(rotation_matrix(sensor))
         carry = adjoint(extrinsic) @ turn.T  # fixed axes → axes of the sensor → axes of the body
         tangent = self.body.reduce(carry @ everything @ carry.T)
         if not is_definite(tangent):
@@ -368,6 +368,13 @@ class RangeBearing:
 def unit_pose(pose: Array) -> Array:
     """With a quaternion of exactly unit length."""
     return np.concatenate([pose[:3], pose[3:] / np.linalg.norm(pose[3:])])
+
+
+def _twice(rotation: Array) -> Array:
+    """(6, 6) that turns position and rotation vector alike."""
+    turn = np.zeros((6, 6))
+    turn[:3, :3] = turn[3:, 3:] = rotation
+    return turn
 
 
 def _turned(turn: Array, covariance: Array) -> Array:

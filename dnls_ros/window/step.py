@@ -270,7 +270,7 @@ def _on(group: FactorGroup, values: Values) -> FactorGroup:
     there = torch.ones(group.count, dtype=torch.bool)
     for ref in group.refs:
         there &= torch.isin(ref.ids, values.ids.get(ref.name, ref.ids[:0]))
-    return group if bool(there.all()) else group.select(there)
+    return group.select(there)
 
 
 def _factor_counts(state: State, ids: Tensor) -> np.ndarray:
