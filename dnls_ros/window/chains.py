@@ -158,8 +158,9 @@ def _refs(name: str, start: Stamps, end: Stamps) -> tuple[Ref, Ref]:
 
 def _measured(body: Body, found: Segments, loss: Loss | None) -> FactorGroup:
     noise = SquareRootInformation(found.factor[None])
-    x_i, x_j = _refs(body.name, found.start, found.end)
-    return between(x_i, x_j, found.motion[None], noise=noise, loss=loss)
+    refs = _refs(body.name, found.start, found.end)
+    # As calling the cost makes it, without its checks: this is done in every step.
+    return FactorGroup(between, refs, (None, None, found.motion[None]), (0, 1), noise, loss)
 
 
 def _modelled(body: Body, motion: Motion, start: Stamps, end: Stamps) -> FactorGroup:
