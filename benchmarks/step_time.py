@@ -24,6 +24,7 @@ from dnls_ros.io.feeds import ReplayOptions, read_feed
 from dnls_ros.io.recording import write_recording
 from dnls_ros.io.scene import load_scene
 from dnls_ros.io.simulate import simulate
+from dnls_ros.optim.warmup import settle_memory
 from dnls_ros.window.estimator import Estimator
 from dnls_ros.window.measurements import (
     CameraIntrinsics,
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
+    settle_memory()  # as the node and the command line do
     print(json.dumps(summary("60 SE(2) states", list(planar_steps(steps)))))
     print(json.dumps(summary("20 SE(3) states, 100 landmarks", list(spatial_steps(steps)))))
 

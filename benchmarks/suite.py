@@ -40,6 +40,7 @@ from dnls_ros.io.scene import load_scene
 from dnls_ros.io.simulate import simulate
 from dnls_ros.linear import BlockCholesky, Cholmod, Symbolic
 from dnls_ros.optim import GaussNewton, Tolerances
+from dnls_ros.optim.warmup import settle_memory
 from dnls_ros.window.parameters import load_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,6 +245,7 @@ def main() -> int:
     parser.add_argument("--only", choices=SCENARIOS, action="append")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    settle_memory()  # as the node and the command line do
     if not options.peer_python:
         print("GTSAM is left out: --peer-python or $DNLS_PEERS names no interpreter that has it")
     metrics: list[Metric] = []

@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
 from dnls_ros.lie import SE2, SE3, Element, Euclidean, local
+from dnls_ros.linear import Dense
+from dnls_ros.optim import Assembly
 from dnls_ros.problem import (
     DCS,
     Barron,
@@ -261,7 +263,23 @@ def test_a_cache_keeps_as_many_structures_as_it_is_told() -> None:
     for count in (2, 1, 2, 3, 2):
         got(count)
     assert (cache.hits, cache.misses) == (3, 3)
-    assert got(1).pattern is not first.pattern  # not used for the longest time, so it went
+    again = got(1)
+    assert again.symbolic is not first.symbolic  # not used for the longest time, so it went
+    assert again.pattern is first.pattern
+
+
+def test_other_slots_with_the_same_pattern_share_its_analysis() -> None:
+    cache, linear = StructureCache(), Dense()
+    values = pose.values([0, 1], poses(1, 2))
+    chain = between(pose[[0]], pose[[1]], poses(1, 1))
+    made = []
+    for fixed in (0, 1):
+        problem = Problem(a=anchor(pose[[fixed]], poses(1, 1)), b=chain)
+        made.append(Assembly(problem, cache.get(problem, values)))
+    assert cache.misses == 2
+    assert made[0].symbolic(linear) is made[1].symbolic(linear)
+    problem = Problem(a=anchor(pose[[0, 1]], poses(1, 2)))
+    assert cache.get(problem, values).pattern is not made[0].structure.pattern
 
 
 def test_the_cache_still_finds_unknown_ids() -> None:

@@ -15,10 +15,17 @@ from dnls_ros.optim import Assembly, GaussNewton, LevenbergMarquardt, Tolerances
 from dnls_ros.problem import DensePrior, Diagonal, Isotropic, Problem, Ref, Values
 from dnls_ros.window.bodies import Body
 from dnls_ros.window.chains import Segments
-from dnls_ros.window.increments import Limits, MotionNoise, PoseIncrements, TwistIncrements
+from dnls_ros.window.increments import (
+    Limits,
+    MotionNoise,
+    PoseIncrements,
+    Sample,
+    TwistIncrements,
+)
 from dnls_ros.window.marginalize import marginalize
 from dnls_ros.window.query import extrapolate, interpolate
 from dnls_ros.window.schedule import Ticker
+from dnls_ros.window.turns import RateIncrements
 
 TIGHT = Tolerances(cost=1e-16, step=1e-14, gradient=1e-13, iterations=30)
 COUNT, KEEP = 40, 8
@@ -177,6 +184,31 @@ def test_the_parts_of_an_odometry_interval_add_up_to_the_whole(body: Body) -> No
     assert buffer.covered(start, end, Limits(10**9))[0]
     assert not buffer.covered(start, end, Limits(1))[0]
     assert not buffer.covered(start, np.array([stamps[-1] + 1]), Limits(10**9))[0]
+
+
+@pytest.mark.parametrize("body", [PLANE, SPACE])
+def test_kernels_read_samples_as_torch_does(body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large turns and tiny ones, intervals inside one sample's and over many."""
+    generator = np.random.default_rng(6)
+    stamps = np.sort(generator.integers(1, 10**10, 30))
+    poses = generator.normal(size=(30, 7))
+    poses[20:] = poses[20] + 1e-9 * poses[20:]
+    noise = MotionNoise(np.eye(body.dim), np.eye(body.dim))
+    elements = body.elements(poses)
+    rates = generator.normal(size=(30, 3))
+    moves = [Sample(int(s), elements[k : k + 1], noise) for k, s in enumerate(stamps)]
+    turns = [Sample(int(s), rates[k], noise) for k, s in enumerate(stamps)]
+    ends = np.sort(generator.integers(stamps[0], stamps[-1], (2, 40)), 0)
+    found = []
+    for kernels in (True, False):
+        monkeypatch.setattr("dnls_ros.window.increments.has_kernels", lambda use=kernels: use)
+        monkeypatch.setattr("dnls_ros.window.turns.has_kernels", lambda use=kernels: use)
+        buffer = PoseIncrements.empty(body).extended(moves)
+        turned = RateIncrements.empty(body).extended(turns)
+        motions = [b.motion(*ends).tensor.numpy() for b in (buffer, turned)]
+        leaps = buffer.leaps(Limits(10**12, 1.0, 1.0))
+        found.append(np.concatenate([*motions, leaps[:, None] * np.ones(motions[0].shape[1])]))
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-12)
 
 
 def test_a_constant_twist_is_integrated_exactly() -> None:

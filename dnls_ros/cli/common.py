@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -17,6 +16,7 @@ import torch
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.faults import Fault, parse_fault
 from dnls_ros.linear import choose_device
+from dnls_ros.optim.warmup import settle_memory
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.parameters import load_parameters
 
@@ -112,9 +112,7 @@ def share(text: str) -> float:
 def use_machine(options: argparse.Namespace) -> None:
     """Sets threads and memory collection, on which no result depends; refuses an absent device."""
     torch.set_num_threads(options.threads)
-    # What was imported stays: the collector need not look through it again and again.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    settle_memory()
     if options.device:
         choose_device(options.device)
 

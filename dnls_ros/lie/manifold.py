@@ -47,11 +47,13 @@ class LieGroup(ABC):
         tangent_dim: t, the dimension of the group.
         storage_dim: Length of the last axis of the storage tensor.
         identity_storage: The storage of the neutral element.
+        leaf_names: The fields that are leaves as a pytree: the storage.
     """
 
     tangent_dim: ClassVar[int]
     storage_dim: ClassVar[int]
     identity_storage: ClassVar[tuple[float, ...]]
+    leaf_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, tensor: Tensor) -> None:
         raise NotImplementedError  # the dataclasses bring their own
@@ -206,6 +208,7 @@ G = TypeVar("G", bound=LieGroup)
 def register_group(cls: type[G]) -> type[G]:
     """Class decorator: makes a group a pytree with its storage tensor as the only leaf."""
     field = dataclasses.fields(cast(Any, cls))[0].name
+    cls.leaf_names = (field,)
 
     def unflatten(leaves: Any, _: Any) -> G:
         # Leaves may be placeholders or carry a transform's extra axes: no check of their shape.

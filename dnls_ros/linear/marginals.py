@@ -111,7 +111,7 @@ def marginal_covariances(
 def _blocks(factorization: Factorization, at: Tensor, values: Tensor | None) -> Tensor:
     """(B, N, t, t) sub-matrices of H⁻¹ on the unknowns (N, t)."""
     count, t = at.shape
-    if values is None and isinstance(factorization, SelectedInverse) and at.numel() > FEW * t:
+    if values is None and at.numel() > FEW * t and isinstance(factorization, SelectedInverse):
         rows, columns = (at[:, :, None].expand(-1, -1, t), at[:, None, :].expand(-1, t, -1))
         found = factorization.inverse_entries(rows.flatten().numpy(), columns.flatten().numpy())
         if found is not None:
@@ -120,7 +120,7 @@ def _blocks(factorization: Factorization, at: Tensor, values: Tensor | None) -> 
     units = torch.zeros(
         factorization.pattern.n, count * t, dtype=factorization.dtype, device=at.device
     )
-    units[at.flatten(), numbers] = 1.0
+    units.scatter_(0, at.flatten()[None], 1.0)
     rhs = units.expand(len(factorization.ok), -1, -1)
     columns = (
         factorization.solve(rhs) if values is None else solve_with(factorization, values, rhs)

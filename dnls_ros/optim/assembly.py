@@ -33,6 +33,7 @@ from dnls_ros.problem import (
     cost_of,
     normal_equations,
 )
+from dnls_ros.problem.variables import storage
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class Assembly:
 
     def compiled(self, values: Values) -> Compiled | None:
         """What kernels take of the problem; None if they take nothing of it here."""
-        leaves = pytree.tree_leaves(values)
+        leaves = [storage(element) for element in values.values()]
         recording = torch.is_grad_enabled()
         if not self.kernels or (recording and any(leaf.requires_grad for leaf in leaves)):
             return None
@@ -186,8 +187,8 @@ class Assembly:
         return cost_of(problem, moved, self.structure).view(batch, count)
 
     def symbolic(self, solver: LinearSolver) -> Symbolic:
-        """The solver's symbolic analysis of this structure, made once and kept with it."""
-        known = self.structure.symbolic
+        """The solver's symbolic analysis of this pattern, made once and kept with it."""
+        known = self.structure.pattern.analyses
         if solver not in known:
             known[solver] = solver.analyze(self.structure.pattern)
         return known[solver]  # pyright: ignore[reportReturnType]  # the cache holds what analyze returned

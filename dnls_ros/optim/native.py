@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,7 @@ def _solution(assembly: Assembly, initial: Values, linear: LinearSolver, found: 
     )
 
 
+@lru_cache(maxsize=1)
 def status_codes() -> Any:
     """The numbers of the statuses, for kernels."""
     from dnls_ros.kernels.layout import Codes

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from dnls_ros.lie import SE2, SE3, SO2, SO3, Element
 from dnls_ros.linear import has_kernels
-from dnls_ros.optim.recipes import Recipe, Refused, loss_of, noise_of, recipe_of
+from dnls_ros.optim.recipes import Recipe, Refused, recipe_of
 from dnls_ros.problem import DensePrior, FactorGroup, Group, Problem, Structure, Values
 from dnls_ros.problem.structure import Ints
 from dnls_ros.problem.variables import on_storage, storage
@@ -88,8 +87,8 @@ def compiled(
     names = tuple(name for name, found in planned.items() if not isinstance(found, str))
     tables = _tables(problem, structure, values, names, planned)
     data = _Data()
-    groups = np.zeros((len(names), COLUMNS), np.int64)
-    for row, name in zip(groups, names, strict=True):
+    rows = [[0] * COLUMNS for _ in names]
+    for row, name in zip(rows, names, strict=True):
         found, group = planned[name], problem[name]
         slot, position = tables.slot_of[name], tables.position_of[name]
         if isinstance(found, Recipe):
@@ -99,7 +98,7 @@ def compiled(
             assert isinstance(group, DensePrior)
             _fill_dense(row, group, slot, position, data)
     arrays = tables.slots, tables.tangents, tables.positions, tables.blocks, data.joined()
-    return Compiled(names, Program(groups, *arrays), tables.room)
+    return Compiled(names, Program(np.array(rows, np.int64), *arrays), tables.room)
 
 
 def part_of(own: Compiled, chosen: Mapping[str, Tensor]) -> Compiled:
@@ -161,20 +160,18 @@ def _no_kernels(values: Values) -> Refused | None:
 def _planned(
     name: str, group: Group, structure: Structure, values: Values
 ) -> Recipe | DensePrior | Refused:
-    leaves = pytree.tree_leaves(group)
-    if any(is_functorch_wrapped_tensor(leaf) for leaf in leaves):
-        return "it is inside a function transform"
-    if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
-        return "autograd records it"
-    if any(leaf.dtype != torch.float64 or leaf.device.type != "cpu" for leaf in leaves):
-        return "its data are not all float64 on the CPU"
+    leaves = group.tensors if isinstance(group, FactorGroup) else pytree.tree_leaves(group)
+    if not all(_is_plain(leaf) for leaf in leaves):
+        if any(is_functorch_wrapped_tensor(leaf) for leaf in leaves):
+            return "it is inside a function transform"
+        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
+            return "autograd records it"
+        if any(leaf.dtype != torch.float64 or leaf.device.type != "cpu" for leaf in leaves):
+            return "its data are not all float64 on the CPU"
     if isinstance(group, DensePrior):
         return group
     if not isinstance(group, FactorGroup):
         return f"there is no kernel for {type(group).__name__}"
-    for made in (noise_of(group.noise), loss_of(group.loss)):
-        if isinstance(made, str):
-            return made
     if _touches_twice(group, structure.slots[name]):
         return "a factor touches one variable twice"
     made = recipe_of(group, values)
@@ -186,10 +183,16 @@ def _planned(
     return made
 
 
+def _is_plain(leaf: Tensor) -> bool:
+    """Whether nothing speaks against a tensor, whatever the circumstances."""
+    wrapped = leaf.requires_grad or is_functorch_wrapped_tensor(leaf)
+    return leaf.dtype == torch.float64 and leaf.is_cpu and not wrapped
+
+
 def _touches_twice(group: FactorGroup, slots: Sequence[Tensor]) -> bool:
     names = [ref.name for ref in group.refs]
     return any(
-        names[i] == names[j] and bool((slots[i] == slots[j]).any())
+        names[i] == names[j] and bool((slots[i].numpy() == slots[j].numpy()).any())
         for i in range(len(names))
         for j in range(i)
     )
@@ -226,72 +229,57 @@ def _make_tables(
     names: tuple[str, ...],
     planned: Mapping[str, Recipe | DensePrior | Refused],
 ) -> Tables:
+    from dnls_ros.kernels.tables import fill_tables
+
     blocks = _blocks(values)
-    row_of = dict(zip(values, blocks, strict=True))
-    pairs = structure.hessian_positions.numpy()
-    slots: list[Ints] = []
-    tangents: list[Ints] = []
-    positions: list[Ints] = []
+    row_of = {name: k for k, name in enumerate(values)}
+    groups: list[tuple[int, ...]] = []
+    refs: list[tuple[int, int, int]] = []
+    found: list[Ints] = []
     slot_of, position_of = {}, {}
-    slot = position = at = room = 0
+    slot = position = pair = begin = room = 0
     for name, group in problem.items():
-        found = structure.slots[name]
-        width = sum(
-            int(row_of[ref.name][5]) * (len(ref) if group.joint else 1) for ref in group.refs
-        )
-        factors = 1 if group.joint else len(group.refs[0])
-        mine = pairs[at : at + factors * width * width].reshape(factors, width, width)
-        at += mine.size
-        if name not in names:
-            continue
         rows = [row_of[ref.name] for ref in group.refs]
-        where = _places(rows, found) if not group.joint else _dense_places(rows, found)
-        slots.append(where[0])
-        tangents.append(where[1])
-        # Of the entries (a, b) and (b, a) one lies below H's diagonal, the other in its bin.
-        lower = np.minimum(mine, mine.transpose(0, 2, 1))[:, *_triangle(width)]
-        positions.append(lower.reshape(-1))
-        slot_of[name], position_of[name] = slot, position
-        slot += len(where[0])
-        position += lower.size
-        planning = planned[name]
-        if isinstance(planning, Recipe):
-            length = max(planning.length, _rows_of(group))
-            room = max(room, length * width, 2 * width) + SPARE_ROOM
-        elif isinstance(group, DensePrior):
-            largest = max(int(row[5]) for row in rows)
-            room = max(room, width * max(width, largest), group.factor.shape[1]) + SPARE_ROOM
-    joined = _joined(slots), _joined(tangents), _joined(positions)
-    _check(*joined, structure, blocks)
-    return Tables(*joined, blocks, slot_of=slot_of, position_of=position_of, room=room)
+        counts = [len(at) for at in structure.slots[name]]
+        widths = blocks[rows, 5].tolist()
+        width = int(np.dot(widths, counts)) if group.joint else sum(widths)
+        factors = 1 if group.joint else counts[0]
+        if name in names:
+            groups.append((len(refs), len(rows), factors, width, group.joint, pair))
+            for row, at in zip(rows, structure.slots[name], strict=True):
+                refs.append((row, begin, len(at)))
+                found.append(at.numpy())
+                begin += len(at)
+            slot_of[name], position_of[name] = slot, position
+            slot += 3 * sum(counts) if group.joint else sum(counts)
+            position += factors * width * (width + 1) // 2
+            room = max(room, _room_of(group, planned[name], width, max(widths)) + SPARE_ROOM)
+        pair += factors * width * width
+    slots, tangents, positions = (np.empty(k, np.int64) for k in (slot, slot, position))
+    sizes = int((blocks[:, 1] * blocks[:, 3]).sum()), structure.n, structure.pattern.nnz
+    inside = fill_tables(
+        np.array(groups, np.int64),
+        np.array(refs, np.int64),
+        np.concatenate(found),
+        blocks,
+        structure.hessian_positions.numpy(),
+        sizes,
+        slots,
+        tangents,
+        positions,
+    )
+    assert inside, "structure is broken"
+    return Tables(slots, tangents, positions, blocks, slot_of, position_of, room)
 
 
-@lru_cache(maxsize=64)
-def _triangle(width: int) -> tuple[Ints, Ints]:
-    """Rows and columns of a lower triangle, by rows."""
-    return np.tril_indices(width)
-
-
-def _joined(parts: Sequence[Ints]) -> Ints:
-    return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
-def _rows_of(group: Group) -> int:
-    made = noise_of(group.noise) if isinstance(group, FactorGroup) else ""
-    return 0 if isinstance(made, str) else made[2]
-
-
-def _check(
-    slots: Ints, tangents: Ints, positions: Ints, structure: Structure, blocks: Ints
-) -> None:
-    """Kernels do not look where they write."""
-    size = int((blocks[:, 1] * blocks[:, 3]).sum())
-    for found, bound in (
-        (slots, size),
-        (tangents, structure.n),
-        (positions, structure.pattern.nnz),
-    ):
-        assert not len(found) or (found.min() >= 0 and found.max() < bound), "structure is broken"
+def _room_of(
+    group: Group, planned: Recipe | DensePrior | Refused, width: int, largest: int
+) -> int:
+    """Numbers that a kernel needs beside, for one factor."""
+    if isinstance(planned, Recipe):
+        return max(max(planned.length, planned.noise[2]) * width, 2 * width)
+    assert isinstance(group, DensePrior)
+    return max(width * max(width, largest), group.factor.shape[1])
 
 
 def _blocks(values: Values) -> Ints:
@@ -304,27 +292,6 @@ def _blocks(values: Values) -> Ints:
         rows.append((manifold, block.count, at, width, block.offset, block.tangent_dim))
         at += block.count * width
     return np.array(rows, np.int64)
-
-
-def _places(rows: Sequence[Ints], slots: Sequence[Tensor]) -> tuple[Ints, Ints]:
-    """Where the references of each factor lie in state and tangent, factor by factor."""
-    at = np.stack([s.numpy() for s in slots], 1)
-    table = np.stack(rows)
-    return (
-        (table[:, 2] + at * table[:, 3]).reshape(-1),
-        (table[:, 4] + at * table[:, 5]).reshape(-1),
-    )
-
-
-def _dense_places(rows: Sequence[Ints], slots: Sequence[Tensor]) -> tuple[Ints, Ints]:
-    """For each variable (place, manifold, tangent width) and (tangent, 0, 0)."""
-    states, tangents = [], []
-    for row, found in zip(rows, slots, strict=True):
-        at = found.numpy()
-        same = np.ones_like(at)
-        states.append(np.stack([row[2] + at * row[3], row[0] * same, row[5] * same], 1))
-        tangents.append(np.stack([row[4] + at * row[5], 0 * same, 0 * same], 1))
-    return np.concatenate(states).reshape(-1), np.concatenate(tangents).reshape(-1)
 
 
 class _Data:
@@ -349,31 +316,29 @@ class _Data:
 
 
 def _fill(
-    row: Ints, group: FactorGroup, recipe: Recipe, slot: int, position: int, data: _Data
+    row: list[int], group: FactorGroup, recipe: Recipe, slot: int, position: int, data: _Data
 ) -> None:
     from dnls_ros.kernels import layout as c
 
-    noise, loss = noise_of(group.noise), loss_of(group.loss)
-    assert not isinstance(noise, str)
-    assert not isinstance(loss, str)
+    noise, loss = recipe.noise, recipe.loss
     row[c.KIND], row[c.COUNT], row[c.REFS] = recipe.kind, group.count, len(group.refs)
     row[c.WIDTH], row[c.LENGTH], row[c.FIRST] = recipe.width, recipe.length, recipe.first
     row[c.OTHERS] = (recipe.width - recipe.first) // max(len(group.refs) - 1, 1)
     row[c.SLOT], row[c.POSITION] = slot, position
-    row[[c.DATA, c.DATA_ROW, c.DATA_BATCH]] = data.put(recipe.data)
+    row[c.DATA], row[c.DATA_ROW], row[c.DATA_BATCH] = data.put(recipe.data)
     row[c.NOISE], row[c.NOISE_LENGTH] = noise[0], noise[2]
     if noise[1] is not None:
-        row[[c.NOISE_AT, c.NOISE_ROW, c.NOISE_BATCH]] = data.put(noise[1])
+        row[c.NOISE_AT], row[c.NOISE_ROW], row[c.NOISE_BATCH] = data.put(noise[1])
     row[c.LOSS] = loss[0]
     if loss[1] is not None:
-        row[[c.LOSS_AT, c.LOSS_ROW, c.LOSS_BATCH]] = data.put(loss[1])
+        row[c.LOSS_AT], row[c.LOSS_ROW], row[c.LOSS_BATCH] = data.put(loss[1])
     row[c.MASK] = -1
     if group.mask is not None:
         row[c.MASK], _, row[c.MASK_BATCH] = data.put(group.mask.to(torch.float64)[..., None])
     row[c.PLANAR], row[c.POINTS], row[c.MODEL] = recipe.planar, recipe.points, recipe.model
 
 
-def _fill_dense(row: Ints, group: DensePrior, slot: int, position: int, data: _Data) -> None:
+def _fill_dense(row: list[int], group: DensePrior, slot: int, position: int, data: _Data) -> None:
     from dnls_ros.kernels import layout as c
 
     point = torch.from_numpy(flat_state(group.point))

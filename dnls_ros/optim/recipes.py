@@ -8,7 +8,7 @@ the reference for its kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,6 +68,8 @@ class Recipe:
         planar: A body on a plane whose sensor sees in space.
         points: Points per factor.
         model: Of the camera.
+        noise: Kind, (B|1, M|1, k) numbers, and rows of the noise.
+        loss: Kind and (B|1, M|1, 1) radius of the loss.
     """
 
     kind: int
@@ -78,6 +80,8 @@ class Recipe:
     planar: bool = False
     points: int = 0
     model: int = 0
+    noise: tuple[int, Tensor | None, int] = (0, None, 0)
+    loss: tuple[int, Tensor | None] = (0, None)
 
 
 Refused = str
@@ -86,6 +90,11 @@ Refused = str
 
 def recipe_of(group: FactorGroup, values: Values) -> Recipe | Refused:
     """The recipe of a group over these values, or why there is none."""
+    noise, loss = _noise_of(group.noise), _loss_of(group.loss)
+    if isinstance(noise, str):
+        return noise
+    if isinstance(loss, str):
+        return loss
     write = _WRITERS.get(group.cost)
     if write is None:
         return f"there is no kernel for the cost '{group.cost.name}'"
@@ -93,10 +102,11 @@ def recipe_of(group: FactorGroup, values: Values) -> Recipe | Refused:
     if group.positions not in positions:
         names = [group.cost.parameters[k] for k in group.positions]
         return f"no kernel for '{group.cost.name}' optimizes {' and '.join(names)}"
-    return make(group, tuple(values[ref.name] for ref in group.refs))
+    made = make(group, tuple(values[ref.name] for ref in group.refs))
+    return made if isinstance(made, str) else replace(made, noise=noise, loss=loss)
 
 
-def noise_of(noise: Noise | None) -> tuple[int, Tensor | None, int] | Refused:
+def _noise_of(noise: Noise | None) -> tuple[int, Tensor | None, int] | Refused:
     """Kind, (B|1, M|1, k) numbers and rows of a noise model."""
     from dnls_ros.kernels import layout
 
@@ -112,7 +122,7 @@ def noise_of(noise: Noise | None) -> tuple[int, Tensor | None, int] | Refused:
     return f"there is no kernel for {type(noise).__name__}"
 
 
-def loss_of(loss: Loss | None) -> tuple[int, Tensor | None] | Refused:
+def _loss_of(loss: Loss | None) -> tuple[int, Tensor | None] | Refused:
     """Kind and (B|1, M|1, 1) radius of a robust loss."""
     if loss is None:
         return 0, None

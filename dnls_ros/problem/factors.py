@@ -19,7 +19,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
-from dnls_ros.problem.axes import check_axes, join, map_leaves, picker, with_axes
+from dnls_ros.problem.axes import check_axes, join, leaves_of, map_leaves, picker, with_axes
 from dnls_ros.problem.checks import switches
 from dnls_ros.problem.cost import Cost
 from dnls_ros.problem.variables import Ref, Values
@@ -142,8 +142,14 @@ class FactorGroup:
         return self._find_batch()
 
     def _find_batch(self) -> int:
-        sizes = [leaf.shape[0] for leaf in pytree.tree_leaves(self)]
+        sizes = [leaf.shape[0] for leaf in self.tensors]
         return max(sizes) if sizes else 1
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors that it is made of: data, noise, radius and mask."""
+        parts = (*self.arguments, self.noise, self.loss, self.mask)
+        return [leaf for part in parts for leaf in leaves_of(part)]
 
     @property
     def live(self) -> Tensor | None:
@@ -238,11 +244,15 @@ class FactorGroup:
 
     def select(self, keep: Tensor) -> FactorGroup:
         """Only the factors where ``keep`` (M,) is true (or in the order of an index tensor)."""
+        if keep.dtype == torch.bool:
+            if bool(keep.all()):
+                return self
+            keep = keep.nonzero()[:, 0]  # once, not for every leaf
         pick = picker(keep, self.count)
         return replace(
             self,
             refs=tuple(Ref(r.name, r.ids[keep]) for r in self.refs),
-            arguments=map_leaves(pick, self.arguments),
+            arguments=tuple(map_leaves(pick, a) for a in self.arguments),
             noise=map_leaves(pick, self.noise),
             loss=map_leaves(pick, self.loss),
             mask=None if self.mask is None else self.mask[:, keep],
@@ -269,7 +279,9 @@ class FactorGroup:
                 Ref(a.name, torch.cat([a.ids, b.ids]))
                 for a, b in zip(self.refs, other.refs, strict=True)
             ),
-            arguments=join(self.arguments, other.arguments, m, n),
+            arguments=tuple(
+                join(a, b, m, n) for a, b in zip(self.arguments, other.arguments, strict=True)
+            ),
             noise=join(self.noise, other.noise, m, n),
             loss=join(self.loss, other.loss, m, n),
             mask=_join_masks(self, other),
@@ -328,15 +340,14 @@ def make_group(
     for what, tree in (("noise", noise), ("loss", loss), ("mask", mask)):
         check_axes(f"cost '{cost.name}': {what}", tree, count)
     live = None if mask is None else switches(f"cost '{cost.name}': mask", mask)
-    sizes = {
-        leaf.shape[0] for leaf in pytree.tree_leaves((data, noise, loss, mask)) if leaf is not None
-    }
+    made = FactorGroup(cost, refs, data, positions, noise, loss, live)
+    sizes = {leaf.shape[0] for leaf in made.tensors}
     if len(sizes - {1}) > 1:
         raise DnlsError(
             f"cost '{cost.name}': data, noise, loss and mask have batch axes of {sorted(sizes)}, "
             "expected 1 or one common length"
         )
-    return FactorGroup(cost, refs, data, positions, noise, loss, live)
+    return made
 
 
 def _join_masks(a: FactorGroup, b: FactorGroup) -> Tensor | None:
@@ -348,7 +359,7 @@ def _join_masks(a: FactorGroup, b: FactorGroup) -> Tensor | None:
 
 
 def _ones(group: FactorGroup) -> Tensor:
-    device = next((leaf.device for leaf in pytree.tree_leaves(group)), torch.device("cpu"))
+    device = next((leaf.device for leaf in group.tensors), torch.device("cpu"))
     return torch.ones(1, group.count, dtype=torch.float64, device=device)
 
 

@@ -16,7 +16,7 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.problem.agreement import check_agreement
 from dnls_ros.problem.factors import Group
 from dnls_ros.problem.structure import Structure, StructureCache
-from dnls_ros.problem.variables import Values
+from dnls_ros.problem.variables import Values, among
 
 
 class Problem(Mapping[str, Group]):
@@ -93,7 +93,7 @@ class Problem(Mapping[str, Group]):
             raise DnlsError("there is nothing to optimize: the values hold no block")
         for name, ids in values.ids.items():
             seen = [r.ids for group in self.values() for r in group.refs if r.name == name]
-            lonely = ids if not seen else ids[~torch.isin(ids, torch.cat(seen))]
+            lonely = ids[~among(ids, seen)]
             if len(lonely):
                 self._check_known(values)  # a misspelt id leaves another variable alone
                 raise DnlsError(

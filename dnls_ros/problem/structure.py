@@ -15,13 +15,15 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from dnls_ros.problem.factors import Group
 from dnls_ros.problem.sums import Ints, Sources
-from dnls_ros.problem.variables import Block, Values
+from dnls_ros.problem.variables import Block, Values, storage
 
 Target = Literal["gradient", "hessian"]
+
+PATTERNS = 8
+"""So many of the last ones a `StructureCache` keeps."""
 
 LARGEST_TABLE = 1_000_000
 """Entries of a matrix up to which a table of them is faster than sorting; windows have fewer."""
@@ -38,6 +40,7 @@ class Pattern:
         columns: (nnz,) column of each entry.
         diagonal: (n,) positions of the diagonal entries.
         blocks: The variable blocks along the diagonal.
+        analyses: Linear solver → its symbolic analysis, kept here by whoever makes one.
     """
 
     n: int
@@ -46,7 +49,16 @@ class Pattern:
     columns: Ints
     diagonal: Ints
     blocks: tuple[Block, ...]
+    analyses: dict[object, object] = field(default_factory=dict, repr=False)
     _indices: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict, repr=False)
+
+    def equals(self, other: Pattern) -> bool:
+        """Whether both hold the same entries of the same variables."""
+        return (
+            self.blocks == other.blocks
+            and np.array_equal(self.rows, other.rows)
+            and np.array_equal(self.indptr, other.indptr)
+        )
 
     @property
     def nnz(self) -> int:
@@ -218,7 +230,7 @@ class Structure:
             unique = unique[:-1]
         positions = inverse[n:]
         gradient = np.concatenate([np.zeros(0, np.int64), *(c.reshape(-1) for c in columns)])
-        device = pytree.tree_leaves(values)[0].device
+        device = _device(values)
         return cls(
             Pattern.of(unique, n, blocks),
             {name: tuple(at.to(device) for at in ats) for name, ats in slots.items()},
@@ -230,12 +242,16 @@ class Structure:
 
 def _columns(group: Group, slots: Sequence[Tensor], blocks: Sequence[Block]) -> Ints:
     """(M, T) indices into the tangent vector of each factor's variables, by reference."""
-    parts: list[Ints] = []
-    for at, block in zip(slots, blocks, strict=True):
-        start = block.offset + at.numpy() * block.tangent_dim
-        part = start[:, None] + np.arange(block.tangent_dim, dtype=np.int64)
-        parts.append(part.reshape(1, -1) if group.joint else part)
-    return np.concatenate(parts, 1)
+    parts = [_tangents(block, at.numpy()) for at, block in zip(slots, blocks, strict=True)]
+    if group.joint:
+        parts = [part.reshape(1, -1) for part in parts]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
+
+
+def _tangents(block: Block, at: Ints) -> Ints:
+    """(M, t) indices into the tangent vector of a block's variables."""
+    t = block.tangent_dim
+    return np.arange(block.offset, block.stop).reshape(-1, t)[at]
 
 
 def _keys(columns: Ints, n: int) -> Ints:
@@ -250,13 +266,17 @@ def _keys(columns: Ints, n: int) -> Ints:
 class StructureCache:
     """Hands out the last structures again while blocks and slots are those of one of them.
 
+    In a sliding window the slots hardly repeat, but the pattern of H does: a new structure gets
+    the pattern of a former one if it is the same, and with it the symbolic factorization.
+
     Args:
-        size: How many are kept.
+        size: How many structures are kept.
     """
 
     def __init__(self, size: int = 1) -> None:
         self._size = size
         self._known: dict[tuple[object, ...], Structure] = {}  # the last one used comes last
+        self._patterns: list[Pattern] = []
         self.hits = 0
         self.misses = 0
 
@@ -268,7 +288,8 @@ class StructureCache:
             known = self._known.pop(signature, None)
             if known is None:
                 self.misses += 1
-                structure = known = Structure.of(groups, values, slots)
+                made = Structure.of(groups, values, slots)
+                structure = known = replace(made, pattern=self._same(made.pattern))
             else:
                 self.hits += 1
                 structure = replace(known, ids=dict(values.ids))
@@ -276,6 +297,13 @@ class StructureCache:
             del self._known[next(iter(self._known))]
         self._known[signature] = known
         return structure
+
+    def _same(self, pattern: Pattern) -> Pattern:
+        """The pattern, or a known one that equals it."""
+        known = next((k for k in self._patterns if k.equals(pattern)), pattern)
+        others = [k for k in self._patterns if k is not known]
+        self._patterns = [known, *others[: PATTERNS - 1]]
+        return known
 
 
 def _signature(
@@ -287,4 +315,8 @@ def _signature(
         for name, group in groups.items()
         for ref, at in zip(group.refs, slots[name], strict=True)
     )
-    return (pytree.tree_leaves(values)[0].device, values.layout(), *touched)
+    return (_device(values), values.layout(), *touched)
+
+
+def _device(values: Values) -> torch.device:
+    return storage(next(iter(values.values()))).device

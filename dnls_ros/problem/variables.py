@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _DisableFuncTorch  # pyright: ignore[reportPrivateUsage]  # no public name
 from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
@@ -35,6 +36,22 @@ def as_ids(ids: IdsLike) -> Tensor:
 def same_ids(a: Tensor, b: Tensor) -> bool:
     """Whether two id tensors hold the same numbers in the same order."""
     return a is b or torch.equal(a, b)
+
+
+def ascending(ids: Tensor) -> bool:
+    """Whether ids (N,) ascend without repetition."""
+    numbers = ids.numpy()
+    return bool((numbers[1:] > numbers[:-1]).all())
+
+
+def among(ids: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """(N,) bool: which of ascending ids (N,) occur in any of the others."""
+    found = np.zeros(len(ids), bool)
+    if others and len(ids):
+        numbers, wanted = ids.numpy(), np.concatenate([o.numpy() for o in others])
+        at = np.minimum(np.searchsorted(numbers, wanted), len(ids) - 1)
+        found[at[numbers[at] == wanted]] = True
+    return torch.from_numpy(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +151,7 @@ class Values(Mapping[str, Element]):
                     f"block '{name}' has shape {tuple(shape)}, expected (B, N, …) with "
                     f"N = {len(ids)} ids"
                 )
-            if len(ids) > 1 and not bool((ids[1:] > ids[:-1]).all()):
+            if not ascending(ids):
                 raise DnlsError(
                     f"ids of block '{name}' must ascend without repetition: sort them first"
                 )
@@ -172,17 +189,19 @@ class Values(Mapping[str, Element]):
             raise DnlsError(
                 f"no block '{ref.name}' among the values; there are {sorted(self.ids)}"
             )
-        ids = self.ids[ref.name]
-        at = torch.searchsorted(ids, ref.ids.contiguous())
-        found = at < len(ids)
-        found &= ids[at.clamp(max=max(len(ids) - 1, 0))] == ref.ids if len(ids) else False
-        if not bool(found.all()):
-            missing = ref.ids[~found][:3].tolist()
+        with _DisableFuncTorch():  # inside a function transform ids have no numbers to look at
+            ids, wanted = self.ids[ref.name].numpy(), ref.ids.numpy()
+        at = np.searchsorted(ids, wanted)
+        found = (
+            ids[np.minimum(at, len(ids) - 1)] == wanted if len(ids) else np.zeros(len(at), bool)
+        )
+        if not found.all():
+            missing = wanted[~found][:3].tolist()
             raise DnlsError(
                 f"block '{ref.name}' has no variable with id {missing}; it holds {len(ids)} "
                 "variables"
             )
-        return at
+        return torch.from_numpy(at)
 
     def gather(self, ref: Ref, slots: Tensor | None = None) -> Element:
         """The referenced elements, (B, M, …)."""
@@ -277,6 +296,8 @@ def _merge(
         joined, joined_ids = element, ids
     else:
         joined, joined_ids = cat([mine, element], 1), torch.cat([my_ids, ids])
+    if mine is not None and ascending(joined_ids):
+        return joined, joined_ids
     order = torch.argsort(joined_ids)
     joined_ids = joined_ids[order]
     if len(joined_ids) > 1 and bool((joined_ids[1:] == joined_ids[:-1]).any()):

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dnls_ros.errors import DnlsError
+from dnls_ros.problem.axes import rebuilt
 from dnls_ros.problem.checks import check_finite, check_positive
 
 Leaf = TypeVar("Leaf", bound=type)
@@ -27,20 +28,15 @@ _F64 = torch.float64
 def leaves(cls: Leaf) -> Leaf:
     """Class decorator: makes a pytree of a frozen dataclass whose fields are all tensors."""
     names = tuple(f.name for f in fields(cls))
+    marked: Any = cls
+    marked.leaf_names = names
     pytree.register_pytree_node(
         cls,
         lambda x: ([getattr(x, n) for n in names], None),
-        lambda values, _: _rebuild(cls, dict(zip(names, values, strict=True))),
+        lambda values, _: rebuilt(cls, dict(zip(names, values, strict=True))),
         serialized_type_name=f"dnls_ros.{cls.__name__}",
     )
     return cls
-
-
-def _rebuild(cls: type, attributes: dict[str, object]) -> object:
-    made = object.__new__(cls)  # leaves may be placeholders of a transform: no checks
-    for name, value in attributes.items():
-        object.__setattr__(made, name, value)
-    return made
 
 
 def _positive(owner: object, name: str, value: Tensor | float, own_axes: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ cleanup takes all of it down, see `lifecycle`.
 
 from __future__ import annotations
 
-from dnls_ros.optim.warmup import warm_up
+from dnls_ros.optim.warmup import settle_memory, warm_up
 from dnls_ros.ros.stopping import hold_signals
 
 if __name__ == "__main__":
@@ -95,6 +95,7 @@ class EstimatorNode(TableNode, ManagedNode):
         prepare_folder(config.output_dir)
         log.info("compiling kernels, or loading them; the first time this takes a minute")
         seconds = sum(warm_up().values())  # never at the first message
+        settle_memory()
         log.info(f"kernels are ready after {seconds:.1f} s")
         inbox = Inbox(sensor.name for sensor in config.sensors)
         publisher = self.add(PublisherThread(self, config))

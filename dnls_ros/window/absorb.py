@@ -7,6 +7,7 @@ a first pose).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +28,7 @@ from dnls_ros.window.growth import (
 )
 from dnls_ros.window.images import Camera, image_state, observe, start_extrinsic
 from dnls_ros.window.imu import Imu
-from dnls_ros.window.increments import Increments
+from dnls_ros.window.increments import Increments, Sample
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.landmark_init import LandmarkInitializer
 from dnls_ros.window.measurements import (
@@ -109,7 +110,7 @@ def absorb(
     """
     initializer.forget(draft.now - PATIENCE * registry.lag)
     before = draft.state.increments
-    usable = [m for m in measurements if _take_sample(draft, registry, m)]
+    usable = _take_samples(draft, registry, measurements)
     _note_leaps(draft, registry, before)
     fresh: list[NewFactors] = []
     images: dict[tuple[str, int], Measurement] = {}
@@ -174,29 +175,48 @@ def _image_factors(
     return out
 
 
-def _take_sample(draft: Draft, registry: Registry, m: Measurement) -> bool:
-    """A sample of motion enters its buffer before any state is made; false if it is settled."""
-    model = registry.models.get(m.sensor)
-    if m.sensor not in draft.state.increments:
-        return True
+def _take_samples(
+    draft: Draft, registry: Registry, measurements: Sequence[Measurement]
+) -> list[Measurement]:
+    """Samples of motion enter their buffers before any state is made.
+
+    Returns:
+        The measurements without those that are settled by it.
+    """
+    usable: list[Measurement] = []
+    new: dict[str, dict[int, Sample]] = defaultdict(dict)
+    for m in measurements:
+        if m.sensor not in draft.state.increments:
+            usable.append(m)
+            continue
+        verdict = _take_sample(draft, registry, m, new[m.sensor])
+        if verdict is None:
+            usable.append(m)
+        else:
+            draft.verdicts.append((m, verdict))
+    grown = {n: draft.state.increments[n].extended(tuple(s.values())) for n, s in new.items() if s}
+    draft.update(increments={**draft.state.increments, **grown})
+    return usable
+
+
+def _take_sample(
+    draft: Draft, registry: Registry, m: Measurement, new: dict[int, Sample]
+) -> Verdict | None:
+    """Adds to the new samples of a sensor; or why a measurement cannot be used."""
+    model, rules = registry.models.get(m.sensor), registry.rules_of(m.sensor)
     assert isinstance(model, MOTION_MODELS)
-    rules = registry.rules_of(m.sensor)
-    if len(draft.stamps(rules.body)):
-        late = too_late(draft, rules, m)
-        if late is not None:
-            draft.verdicts.append((m, late))
-            return False
-    if m.stamp in draft.state.increments[m.sensor].stamps:
+    late = too_late(draft, rules, m) if len(draft.stamps(rules.body)) else None
+    if late is not None:
+        return late
+    if m.stamp in new or m.stamp in draft.state.increments[m.sensor].stamps:
         if isinstance(model, Imu):
-            return True  # taken before; its orientation waited
-        _settle(draft, m, (Reason.DUPLICATE, f"a sample stamped {m.stamp} ns is in the window"))
-        return False
-    buffer = model.insert(draft.state.increments[m.sensor], m)
-    if isinstance(buffer, tuple):
-        draft.verdicts.append((m, buffer))
-        return False
-    draft.update(increments={**draft.state.increments, m.sensor: buffer})
-    return True
+            return None  # taken before; its orientation waited
+        return Reason.DUPLICATE, f"a sample stamped {m.stamp} ns is in the window"
+    sample = model.sample(m)
+    if isinstance(sample, Sample):
+        new[m.stamp] = sample
+        return None
+    return sample
 
 
 def _note_leaps(draft: Draft, registry: Registry, before: Mapping[str, Increments]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dnls_ros.linear import Factorization, LinearSolver
 from dnls_ros.optim import Assembly
-from dnls_ros.problem import FactorGroup, Problem, Structure, Values
+from dnls_ros.problem import FactorGroup, Problem, Structure, StructureCache, Values
 from dnls_ros.window.absorb import NewFactors
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.explain import note_tests
@@ -74,6 +74,7 @@ def admit(
     config: EstimatorConfig,
     linear: LinearSolver,
     problem: Callable[[State], Problem],
+    cache: StructureCache,
 ) -> Statistics:
     """Adds new factors to the draft, those of gated sensors through their gate.
 
@@ -83,6 +84,7 @@ def admit(
         config: Gates of the sensors.
         linear: Factorizes the prediction.
         problem: The problem of a state.
+        cache: Knows the patterns of the last windows.
     """
     gates = {s.name: s.gate_probability for s in config.sensors}
     plain = [new for new in fresh if not gates[new.sensor]]
@@ -91,7 +93,9 @@ def admit(
     gated = [new for new in fresh if gates[new.sensor]]
     if not gated:
         return {}
-    prediction = _predict(draft, linear, problem, corrected=bool(plain))
+    groups = problem(draft.state)
+    structure = cache.get(groups, draft.state.values)
+    prediction = _predict(Assembly(groups, structure), draft.state.values, linear, bool(plain))
     draft.predicted = prediction.values
     outcome = _Outcome()
     for new in gated:
@@ -101,19 +105,17 @@ def admit(
 
 
 def _predict(
-    draft: Draft, linear: LinearSolver, problem: Callable[[State], Problem], corrected: bool
+    assembly: Assembly, values: Values, linear: LinearSolver, corrected: bool
 ) -> Prediction:
     """The window before the tests; ``corrected``: other new factors have moved its mean."""
-    groups, values = problem(draft.state), draft.state.values
-    structure = Structure.of(groups, values)
+    structure, symbolic = assembly.structure, assembly.symbolic(linear)
     pattern = structure.pattern
     hessian = torch.zeros(1, pattern.nnz, dtype=torch.float64)
     hessian[:, torch.from_numpy(pattern.diagonal)] = UNKNOWN_INFORMATION
-    if not groups:
-        return Prediction(values, structure, linear.analyze(pattern).factorize(hessian))
-    assembly = Assembly(groups, structure)
+    if not assembly.problem:
+        return Prediction(values, structure, symbolic.factorize(hessian))
     normal = assembly.normal_equations(values)
-    factorization = linear.analyze(pattern).factorize(normal.hessian + hessian)
+    factorization = symbolic.factorize(normal.hessian + hessian)
     if not corrected:  # where the last solve and the odometry put it
         return Prediction(values, structure, factorization)
     moved = values.retract(-factorization.solve(normal.gradient[..., None])[..., 0])

@@ -140,5 +140,12 @@ def _mount_of_rpy(values: Vector) -> Array:
 
 
 def adjoint(pose: Array) -> Array:
-    """Ad(x) (6, 6) of a pose (7,)."""
-    return SE3(torch.tensor(pose, dtype=torch.float64)).adjoint().numpy()
+    """Ad(x) (6, 6) of a pose (7,), read only; that of a mount is asked for again and again."""
+    return _remembered_adjoint(tuple(pose.tolist()))
+
+
+@lru_cache(maxsize=256)
+def _remembered_adjoint(pose: tuple[float, ...]) -> Array:
+    made = SE3(torch.tensor(pose, dtype=torch.float64)).adjoint().numpy()
+    made.setflags(write=False)
+    return made

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,16 +76,10 @@ class Segments:
         factor = SquareRootInformation.from_covariance(covariance[None]).factor[0]
         if known is None or new.all():
             return cls(samples.stamps, start, end, motion, factor)
-        old_motion, old_factor = known.rows(at[~new])
-        order = torch.from_numpy(np.argsort(np.argsort(new, kind="stable")))
-        joined = torch.cat([old_motion.tensor, motion.tensor])[order]
-        return cls(
-            samples.stamps,
-            start,
-            end,
-            type(motion)(joined),  # pyright: ignore[reportCallIssue]
-            torch.cat([old_factor, factor])[order],
-        )
+        moved = _exchanged(known.motion.tensor, at, new, motion.tensor)
+        factors = _exchanged(known.factor, at, new, factor)
+        kind: Any = type(motion)
+        return cls(samples.stamps, start, end, kind(moved), factors)
 
     def find(self, stamps: Stamps, start: Stamps, end: Stamps) -> NDArray[np.int64]:
         """(N,) which of these intervals each is, with the same samples; −1: none.
@@ -104,6 +99,13 @@ class Segments:
         """Motion and factor of some of them."""
         index = torch.from_numpy(at)
         return self.motion[index], self.factor[index]
+
+
+def _exchanged(rows: Tensor, at: Stamps, new: NDArray[np.bool_], fresh: Tensor) -> Tensor:
+    """The rows at some places (N,), those that are new exchanged for fresh ones in their order."""
+    out = rows.numpy()[at]
+    out[new] = fresh.numpy()
+    return torch.from_numpy(out)
 
 
 def chain_groups(
@@ -156,8 +158,9 @@ def _refs(name: str, start: Stamps, end: Stamps) -> tuple[Ref, Ref]:
 
 def _measured(body: Body, found: Segments, loss: Loss | None) -> FactorGroup:
     noise = SquareRootInformation(found.factor[None])
-    x_i, x_j = _refs(body.name, found.start, found.end)
-    return between(x_i, x_j, found.motion[None], noise=noise, loss=loss)
+    refs = _refs(body.name, found.start, found.end)
+    # As calling the cost makes it, without its checks: this is done in every step.
+    return FactorGroup(between, refs, (None, None, found.motion[None]), (0, 1), noise, loss)
 
 
 def _modelled(body: Body, motion: Motion, start: Stamps, end: Stamps) -> FactorGroup:

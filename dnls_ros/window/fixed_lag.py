@@ -261,7 +261,7 @@ class FixedLag:
         """A factor with numbers of its own."""
         kind = self._factors[name]
         made = recipe_of(factor, self._plan.values)
-        parts = numbers_of(factor, made) if isinstance(made, Recipe) else ()
+        parts = numbers_of(made) if isinstance(made, Recipe) else ()
         same = factor.cost is kind.cost and factor.refs == kind.refs
         same = same and type(factor.noise) is type(kind.noise)
         same = same and type(factor.loss) is type(kind.loss)

@@ -22,7 +22,7 @@ from dnls_ros.lie import LieGroup
 from dnls_ros.linear import BlockCholesky
 from dnls_ros.linear.block_cholesky import BlockSymbolic
 from dnls_ros.optim.program import Floats, compiled, plan
-from dnls_ros.optim.recipes import Recipe, loss_of, noise_of, recipe_of
+from dnls_ros.optim.recipes import Recipe, recipe_of
 from dnls_ros.problem import (
     DensePrior,
     FactorGroup,
@@ -230,7 +230,7 @@ def _channel(name: str, group: FactorGroup, span: int, rows: int, made: _Made) -
 
     row, recipe = made.row(name), recipe_of(group, made.values)
     assert isinstance(recipe, Recipe)
-    widths = tuple(part.size for part in numbers_of(group, recipe))
+    widths = tuple(part.size for part in numbers_of(recipe))
     begins = row[c.DATA], row[c.NOISE_AT], row[c.LOSS_AT]
     last = tuple(int(at) + (rows - 1) * width for at, width in zip(begins, widths, strict=True))
     return Channel(
@@ -242,12 +242,9 @@ def _channel(name: str, group: FactorGroup, span: int, rows: int, made: _Made) -
     )
 
 
-def numbers_of(group: FactorGroup, recipe: Recipe) -> tuple[Floats, Floats, Floats]:
+def numbers_of(recipe: Recipe) -> tuple[Floats, Floats, Floats]:
     """The numbers of one factor: data, noise and loss."""
-    noise, loss = noise_of(group.noise), loss_of(group.loss)
-    assert not isinstance(noise, str)
-    assert not isinstance(loss, str)
-    parts = recipe.data, noise[1], loss[1]
+    parts = recipe.data, recipe.noise[1], recipe.loss[1]
     return tuple(  # pyright: ignore[reportReturnType]
         np.zeros(0) if part is None else part.detach().numpy().reshape(-1) for part in parts
     )

@@ -15,7 +15,7 @@ its track, makes a state that often.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ import torch
 from dnls_ros.costs import partial_pose, prior
 from dnls_ros.costs.imu import tilt
 from dnls_ros.problem import FactorGroup, SquareRootInformation
-from dnls_ros.window.bodies import Array, Body, mount_of
+from dnls_ros.window.bodies import Array, Body, mount_of, pose_of_rpy
 from dnls_ros.window.config import SensorConfig
-from dnls_ros.window.increments import Increments, MotionNoise
+from dnls_ros.window.increments import Increments, MotionNoise, Sample
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.measurements import ImuMeasurement, Measurement, Reason
 from dnls_ros.window.motion_noise import motion_noise
@@ -65,11 +65,11 @@ class Imu:
         """Whether its samples make the factors between states."""
         return self.config.differential or (bool(self._rates.axes) and not self.body.moving)
 
-    @property
+    @cached_property
     def _angles(self) -> SensorConfig:
         return part_of(self.config, ANGLES)
 
-    @property
+    @cached_property
     def _rates(self) -> SensorConfig:
         return part_of(self.config, RATES)
 
@@ -78,32 +78,28 @@ class Imu:
         kind = OrientationIncrements if self.config.differential else RateIncrements
         return kind.empty(self.body)
 
-    def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
+    def sample(self, m: Measurement) -> Sample | Verdict | None:
         """The sample of motion, if the message has one; or why the message cannot be used."""
         assert isinstance(m, ImuMeasurement)
         bad = self._nothing(m) or self._bad_orientation(m)
         if bad is not None:
             return bad
-        if isinstance(buffer, OrientationIncrements):
-            return self._insert_orientation(buffer, m)
-        assert isinstance(buffer, RateIncrements)
+        if self.config.differential:
+            return self._orientation_sample(m)
         if m.angular_velocity is None:
-            return buffer
+            return None
         noise = motion_noise(self._rates, self.body, self._rate_covariance(m), _RATE_ROWS)
         if not isinstance(noise, MotionNoise):
             return noise
-        return buffer.insert(m.stamp, self._mount(m) @ m.angular_velocity, noise)
+        return Sample(m.stamp, self._mount(m) @ m.angular_velocity, noise)
 
-    def _insert_orientation(
-        self, buffer: OrientationIncrements, m: ImuMeasurement
-    ) -> Increments | Verdict:
+    def _orientation_sample(self, m: ImuMeasurement) -> Sample | Verdict:
         pose = self._pose(m)
         noise = motion_noise(self._angles, self.body, None, _ANGLE_ROWS)
         if not isinstance(noise, MotionNoise):
             return noise
-        return no_heading(self.body, pose) or buffer.insert(
-            m.stamp, self.body.elements(pose[None]), noise
-        )
+        bad = no_heading(self.body, pose)
+        return bad or Sample(m.stamp, self.body.elements(pose[None]), noise)
 
     def needs_state(self, buffer: Increments | None, m: Measurement) -> bool:
         """Whether a message makes more than a sample: the first one of each period may."""
@@ -159,7 +155,12 @@ class Imu:
 
     def _mount(self, m: ImuMeasurement) -> Array:
         """body_R_sensor (3, 3)."""
-        return rotation_matrix(self._extrinsic(m))
+        return self._own_mount if m.extrinsic is None else rotation_matrix(self._extrinsic(m))
+
+    @cached_property
+    def _own_mount(self) -> Array:
+        """The configured one."""
+        return rotation_matrix(pose_of_rpy(self.config.mount))
 
     def _extrinsic(self, m: ImuMeasurement) -> Array:
         return np.concatenate([IDENTITY[:3], mount_of(self.config, m)[3:]])
@@ -232,10 +233,18 @@ def _turned(rotation: Array, covariance: Array | None) -> Array | None:
     """A covariance (3, 3) in other axes, in the rotational corner of (6, 6); zeros stay zeros."""
     if covariance is None:
         return None
+    return _remembered(rotation.tobytes(), np.asarray(covariance, dtype=np.float64).tobytes())
+
+
+@lru_cache(maxsize=256)
+def _remembered(rotation: bytes, covariance: bytes) -> Array:
+    """Drivers write the same covariance into every message, so it is turned once; read only."""
+    turn, given = (np.frombuffer(b).reshape(3, 3) for b in (rotation, covariance))
     full = np.zeros((6, 6))
     with np.errstate(all="ignore"):
-        turned = rotation @ covariance @ rotation.T
-    full[3:, 3:] = turned if covariance.any() else 0.0
+        turned = turn @ given @ turn.T
+    full[3:, 3:] = turned if given.any() else 0.0
+    full.setflags(write=False)
     return full
 
 

@@ -9,6 +9,7 @@ whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, Self
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dnls_ros.lie import SE2, SE3, LieGroup, local, retract
+from dnls_ros.linear import has_kernels
 from dnls_ros.window.bodies import Array, Body
 
 Stamps = NDArray[np.int64]
@@ -72,14 +74,13 @@ class Increments(Protocol):
         """The motion x_start⁻¹ · x_end (N,) of covered intervals."""
         ...
 
+    def extended(self, new: Sequence[Sample]) -> Increments:
+        """With more samples, none of them at the stamp of another."""
+        ...
+
     def since(self, stamp: int) -> Increments:
         """Without samples that no interval from ``stamp`` on needs."""
         ...
-
-
-def inserted(rows: NDArray[Any], k: int, row: NDArray[Any]) -> NDArray[Any]:
-    """With one row more, before row k."""
-    return np.concatenate([rows[:k], row[None], rows[k:]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,21 @@ class MotionNoise:
 
     density: Array
     rate_covariance: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sample of motion.
+
+    Attributes:
+        stamp: [ns].
+        value: A group element (1,), a twist (t,) or an angular velocity (3,), as the buffer has.
+        noise: Of the time that ends here.
+    """
+
+    stamp: int
+    value: Any
+    noise: MotionNoise
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +123,13 @@ class Samples:
     density: Array
     rate_covariance: Array
 
-    def place(self, stamp: int) -> int:
-        """Where a new stamp goes."""
-        return int(np.searchsorted(self.stamps, stamp))
+    def insert(self, stamp: int, value: Any, noise: MotionNoise) -> Self:
+        """With one sample more."""
+        return self.extended([Sample(stamp, value, noise)])
+
+    def extended(self, new: Sequence[Sample]) -> Self:
+        """With more samples, none of them at the stamp of another."""
+        raise NotImplementedError
 
     def leaps(self, limits: Limits) -> NDArray[np.bool_]:
         """(K − 1,) which samples are further from the one before than a body moves."""
@@ -120,15 +140,24 @@ class Samples:
         if len(self.stamps) < 2:
             return np.zeros(len(start), dtype=bool)
         inside = (start >= self.stamps[0]) & (end <= self.stamps[-1])
-        gaps = (np.diff(self.stamps) > limits.max_gap) | self.leaps(limits)
-        gaps_before = np.concatenate([[0], np.cumsum(gaps)])
+        before = self._gaps_before(limits)
         first = np.searchsorted(self.stamps, start, side="right") - 1
         last = np.searchsorted(self.stamps, end, side="left")
-        clipped = (
-            gaps_before[np.clip(last, 0, len(self.stamps) - 1)]
-            - gaps_before[np.clip(first, 0, None)]
-        )
-        return inside & (clipped == 0)
+        gaps = before[np.minimum(last, len(before) - 1)] - before[np.maximum(first, 0)]
+        return inside & (gaps == 0)
+
+    def _gaps_before(self, limits: Limits) -> Stamps:
+        """(K,) how many gaps lie before each sample; asked for many intervals, so it is kept."""
+        known = self._kept_gaps.get(limits)
+        if known is None:
+            gaps = (np.diff(self.stamps) > limits.max_gap) | self.leaps(limits)
+            known = self._kept_gaps[limits] = np.zeros(len(self.stamps), np.int64)
+            np.cumsum(gaps, out=known[1:])
+        return known
+
+    @cached_property
+    def _kept_gaps(self) -> dict[Limits, Stamps]:
+        return {}
 
     def covariance(self, start: Stamps, end: Stamps) -> Tensor:
         """∫ density dt over intervals, (N, t, t).
@@ -138,29 +167,32 @@ class Samples:
         """
         seconds = (np.diff(self.stamps) * 1e-9)[:, None, None]
         steps = (self.density[1:] + self.rate_covariance[1:] * seconds) * seconds
-        (first, head), (last, tail) = self.locate(start), self.locate(end)
+        index, fraction = self.locate(np.concatenate([start, end]))
+        (first, last), (head, tail) = index.reshape(2, -1), fraction.reshape(2, -1, 1, 1)
         steps = np.concatenate([steps, np.zeros_like(steps[:1])])
         bounds = np.stack([first + 1, last], 1).reshape(-1)
         middle = np.add.reduceat(steps, bounds, 0)[::2]
         whole, single = (last > first + 1)[:, None, None], (last == first)[:, None, None]
-        ends = steps[first] * (1 - head)[:, None, None] + steps[last] * tail[:, None, None]
-        inside = steps[first] * (tail - head)[:, None, None]
+        ends = steps[first] * (1 - head) + steps[last] * tail
+        inside = steps[first] * (tail - head)
         return torch.from_numpy(np.where(single, inside, ends + np.where(whole, middle, 0.0)))
 
     def locate(self, at: Stamps) -> tuple[Stamps, Array]:
         """The sample before each stamp and the fraction of the way to the next."""
-        index = np.clip(
-            np.searchsorted(self.stamps, at, side="right") - 1, 0, len(self.stamps) - 2
-        )
+        index = np.searchsorted(self.stamps, at, side="right") - 1
+        index = np.minimum(np.maximum(index, 0), len(self.stamps) - 2)
         span = self.stamps[index + 1] - self.stamps[index]
         return index, (at - self.stamps[index]) / span
 
-    def _inserted(self, k: int, stamp: int, noise: MotionNoise) -> tuple[Stamps, Array, Array]:
-        return (
-            inserted(self.stamps, k, np.array(stamp)),
-            inserted(self.density, k, noise.density),
-            inserted(self.rate_covariance, k, noise.rate_covariance),
-        )
+    def _joined(
+        self, new: Sequence[Sample]
+    ) -> tuple[NDArray[np.int64], tuple[Stamps, Array, Array]]:
+        """The order of the old rows and the new ones by stamp, and the fields in this order."""
+        stamps = np.concatenate([self.stamps, [s.stamp for s in new]])
+        density = np.concatenate([self.density, [s.noise.density for s in new]])
+        rate = np.concatenate([self.rate_covariance, [s.noise.rate_covariance for s in new]])
+        order = np.argsort(stamps)
+        return order, (stamps[order], density[order], rate[order])
 
     def _from(self, k: int) -> tuple[Stamps, Array, Array]:
         return self.stamps[k:], self.density[k:], self.rate_covariance[k:]
@@ -186,11 +218,11 @@ class PoseIncrements(Samples):
         none = np.zeros((0, body.dim, body.dim))
         return cls(np.zeros(0, np.int64), none, none, body.elements(np.zeros((0, 7))))
 
-    def insert(self, stamp: int, pose: LieGroup, noise: MotionNoise) -> Self:
-        """With one sample more: ``pose`` is a single element with one batch axis."""
-        k = self.place(stamp)
-        tensor = torch.cat([self.poses.tensor[:k], pose.tensor, self.poses.tensor[k:]])
-        return type(self)(*self._inserted(k, stamp, noise), type(self.poses)(tensor))
+    def extended(self, new: Sequence[Sample]) -> Self:
+        """With more samples, none of them at the stamp of another."""
+        order, fields = self._joined(new)
+        poses = torch.cat([self.poses.tensor, *(s.value.tensor for s in new)])
+        return type(self)(*fields, type(self.poses)(poses[torch.from_numpy(order)]))
 
     def leaps(self, limits: Limits) -> NDArray[np.bool_]:
         """(K − 1,) which samples are further from the one before than a body moves."""
@@ -201,6 +233,12 @@ class PoseIncrements(Samples):
     @cached_property
     def _steps(self) -> tuple[Array, Array]:
         """(K − 1,) how far each pose is from the one before, and how much it is turned."""
+        if has_kernels():
+            from dnls_ros.kernels.motion import steps_of
+
+            far, turned = np.empty((2, len(self.stamps) - 1))
+            steps_of(self.poses.tensor.numpy(), far, turned)
+            return far, turned
         moved = self.poses[:-1].between(self.poses[1:])
         assert isinstance(moved, SE2 | SE3)
         far, turned = moved.translation.norm(dim=-1), moved.rotation.log().norm(dim=-1)
@@ -212,6 +250,12 @@ class PoseIncrements(Samples):
 
     def motion(self, start: Stamps, end: Stamps) -> LieGroup:
         """The same without the covariance."""
+        if has_kernels():
+            from dnls_ros.kernels.motion import poses_between
+
+            moved = np.empty((len(start), self.poses.storage_dim))
+            poses_between(self.stamps, self.poses.tensor.numpy(), start, end, moved)
+            return type(self.poses)(torch.from_numpy(moved))
         ends = self._at(np.concatenate([start, end]))
         return ends[: len(start)].between(ends[len(start) :])
 
@@ -247,12 +291,11 @@ class TwistIncrements(Samples):
         none = np.zeros((0, body.dim, body.dim))
         return cls(np.zeros(0, np.int64), none, none, body, np.zeros((0, body.dim)))
 
-    def insert(self, stamp: int, twist: Array, noise: MotionNoise) -> TwistIncrements:
-        """With one sample more: ``twist`` (t,)."""
-        k = self.place(stamp)
-        return TwistIncrements(
-            *self._inserted(k, stamp, noise), self.body, inserted(self.twists, k, twist)
-        )
+    def extended(self, new: Sequence[Sample]) -> TwistIncrements:
+        """With more samples, none of them at the stamp of another."""
+        order, fields = self._joined(new)
+        twists = np.concatenate([self.twists, [s.value for s in new]])
+        return TwistIncrements(*fields, self.body, twists[order])
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
         """Exp of the integrated twist: exact while the twist is constant."""

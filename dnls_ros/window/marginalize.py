@@ -8,8 +8,9 @@ current values or, with first estimates, at the points where the previous prior 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from dnls_ros.problem import (
     Values,
     normal_equations,
 )
-from dnls_ros.problem.variables import on_storage
+from dnls_ros.problem.variables import among, on_storage
 
 PRIOR = "window.prior"
 """Name of the marginal prior among the groups; names of sensors have no dot."""
@@ -41,17 +42,31 @@ class Marginalized:
 
     Attributes:
         values: The variables that stay.
-        groups: Factors that touch none of the leaving variables.
         prior: What the leaving variables knew about the others; None if nothing.
-        removed: Factors that were absorbed by the prior.
         removed_values: The variables that left.
+        all_groups: All factors.
+        hits: Group → (M,) which of its factors touch a leaving variable.
     """
 
     values: Values
-    groups: dict[str, FactorGroup]
     prior: DensePrior | None
-    removed: dict[str, FactorGroup]
     removed_values: Values
+    all_groups: Mapping[str, FactorGroup]
+    hits: Mapping[str, Tensor]
+
+    @cached_property
+    def groups(self) -> dict[str, FactorGroup]:
+        """Factors that touch none of the leaving variables."""
+        return self.left(self.all_groups)
+
+    @cached_property
+    def removed(self) -> dict[str, FactorGroup]:
+        """Factors that were absorbed by the prior."""
+        return _parts(self.all_groups, self.hits)
+
+    def left(self, names: Iterable[str]) -> dict[str, FactorGroup]:
+        """Those of some groups that touch none of the leaving variables."""
+        return _parts({n: self.all_groups[n] for n in names}, {n: ~self.hits[n] for n in names})
 
 
 def marginalize(
@@ -73,57 +88,61 @@ def marginalize(
             touches.
         assembly: Of exactly these factors and values, if there is one: kernels then linearize.
     """
-    hits = _hits(groups, values, leaving)
-    touched, rest = _split(groups, hits)
+    slots = _slots(groups, values) if assembly is None else assembly.structure.slots
+    hits = _hits(groups, slots, leaving)
     kept = values
     for name, mask in leaving.items():
         kept = kept.select(name, ~mask)
     removed_values = _subset(
         values, {name: mask for name, mask in leaving.items() if bool(mask.any())}
     )
-    involved: dict[str, Group] = dict(touched)
-    if prior is not None:
-        involved[PRIOR] = prior
+    touched = [name for name, hit in hits.items() if bool(hit.any())]
     new_prior = None
-    if involved:
+    if touched or prior is not None:
         normal = None
         if assembly is not None and not first_estimates and values.batch == 1:
             border = {} if prior is None else {PRIOR: torch.ones(1, dtype=torch.bool)}
             made = assembly.of_some(values, {**{n: hits[n] for n in touched}, **border})
             normal = None if made is None else (assembly.structure, made)
-        new_prior = _schur(involved, prior, values, leaving, first_estimates, normal)
-    return Marginalized(kept, rest, new_prior, touched, removed_values)
+        masks = _involved_masks(groups, slots, hits, prior, values)
+        involved: dict[str, Group] = {}
+        if normal is None:
+            involved.update(_parts(groups, hits))
+            if prior is not None:
+                involved[PRIOR] = prior
+        new_prior = _schur(involved, masks, prior, values, leaving, first_estimates, normal)
+    return Marginalized(kept, new_prior, removed_values, groups, hits)
+
+
+def _slots(groups: Mapping[str, FactorGroup], values: Values) -> Mapping[str, tuple[Tensor, ...]]:
+    return {name: group.slots(values) for name, group in groups.items()}
 
 
 def _hits(
-    groups: Mapping[str, FactorGroup], values: Values, leaving: Leaving
+    groups: Mapping[str, FactorGroup],
+    slots: Mapping[str, tuple[Tensor, ...]],
+    leaving: Leaving,
 ) -> dict[str, Tensor]:
     """Group → (M,) which factors touch a leaving variable."""
     out: dict[str, Tensor] = {}
     for name, group in groups.items():
-        hit = torch.zeros(group.count, dtype=torch.bool)
-        for ref in group.refs:
+        hit = np.zeros(group.count, bool)
+        for ref, at in zip(group.refs, slots[name], strict=True):
             if ref.name in leaving:
-                hit |= leaving[ref.name][values.slots(ref)]
-        out[name] = hit
+                hit |= leaving[ref.name].numpy()[at.numpy()]
+        out[name] = torch.from_numpy(hit)
     return out
 
 
-def _split(
-    groups: Mapping[str, FactorGroup], hits: Mapping[str, Tensor]
-) -> tuple[dict[str, FactorGroup], dict[str, FactorGroup]]:
-    """Factors that touch a leaving variable, and the others."""
-    touched: dict[str, FactorGroup] = {}
-    rest: dict[str, FactorGroup] = {}
-    for name, group in groups.items():
-        hit = hits[name]
-        if bool(hit.all()):
-            touched[name] = group
-        elif bool(hit.any()):
-            touched[name], rest[name] = group.select(hit), group.select(~hit)
-        else:
-            rest[name] = group
-    return touched, rest
+def _parts(
+    groups: Mapping[str, FactorGroup], chosen: Mapping[str, Tensor]
+) -> dict[str, FactorGroup]:
+    """The chosen factors; groups without any are left out."""
+    return {
+        name: group.select(chosen[name])
+        for name, group in groups.items()
+        if bool(chosen[name].any())
+    }
 
 
 def _subset(values: Values, masks: Mapping[str, Tensor]) -> Values:
@@ -139,13 +158,13 @@ def _subset(values: Values, masks: Mapping[str, Tensor]) -> Values:
 
 def _schur(
     involved: Mapping[str, Group],
+    masks: Mapping[str, Tensor],
     prior: DensePrior | None,
     values: Values,
     leaving: Leaving,
     first: bool,
     normal: tuple[Structure, NormalEquations] | None,
 ) -> DensePrior | None:
-    masks = _involved_masks(involved, values)
     local = _subset(values, masks)
     point = _linearization_point(local, prior) if first else local
     gone = _flags(local, values, leaving)
@@ -208,38 +227,46 @@ def schur_complement(matrix: Tensor, gradient: Tensor, gone: Tensor) -> tuple[Te
         gone: (n,) bool, which entries leave. Directions of theirs without information carry
             nothing over.
     """
-    h_mm, h_mk, h_kk = (
-        matrix[:, gone][:, :, gone],
-        matrix[:, gone][:, :, ~gone],
-        matrix[:, ~gone][:, :, ~gone],
-    )
-    right = torch.cat([h_mk, gradient[:, gone, None]], 2)
+    m, k = gone.nonzero()[:, 0], (~gone).nonzero()[:, 0]
+    rows = matrix.index_select(1, m)
+    h_mm, h_mk = rows.index_select(2, m), rows.index_select(2, k)
+    h_kk = matrix.index_select(1, k).index_select(2, k)
+    right = torch.cat([h_mk, gradient.index_select(1, m)[..., None]], 2)
     lower, info = torch.linalg.cholesky_ex(h_mm)
     if bool((info == 0).all()):
         solved = torch.cholesky_solve(right, lower)
     else:
         solved = torch.linalg.pinv(h_mm, hermitian=True, rtol=1e-13) @ right
     information = h_kk - h_mk.mT @ solved[..., :-1]
-    reduced = gradient[:, ~gone] - (h_mk.mT @ solved[..., -1:])[..., 0]
+    reduced = gradient.index_select(1, k) - (h_mk.mT @ solved[..., -1:])[..., 0]
     return 0.5 * (information + information.mT), reduced
 
 
-def _involved_masks(involved: Mapping[str, Group], values: Values) -> dict[str, Tensor]:
+def _involved_masks(
+    groups: Mapping[str, FactorGroup],
+    slots: Mapping[str, tuple[Tensor, ...]],
+    hits: Mapping[str, Tensor],
+    prior: DensePrior | None,
+    values: Values,
+) -> dict[str, Tensor]:
+    """Block → (N,) which variables the prior or a factor of a leaving variable touches."""
     masks: dict[str, Tensor] = {}
     for name, ids in values.ids.items():
-        seen = [r.ids for group in involved.values() for r in group.refs if r.name == name]
-        if seen:
-            masks[name] = torch.isin(ids, torch.cat(seen))
+        mask = np.zeros(len(ids), bool)
+        if prior is not None and name in prior.point:
+            mask |= among(ids, [prior.point.ids[name]]).numpy()
+        for group_name, group in groups.items():
+            for ref, at in zip(group.refs, slots[group_name], strict=True):
+                if ref.name == name:
+                    mask[at.numpy()[hits[group_name].numpy()]] = True
+        if mask.any():
+            masks[name] = torch.from_numpy(mask)
     return masks
 
 
 def _leaving_here(name: str, local: Values, values: Values, leaving: Leaving) -> Tensor:
     ids = local.ids[name]
-    return (
-        torch.isin(ids, values.ids[name][leaving[name]])
-        if name in leaving
-        else torch.zeros(len(ids), dtype=torch.bool)
-    )
+    return among(ids, [values.ids[name][leaving[name]]] if name in leaving else [])
 
 
 def _flags(local: Values, values: Values, leaving: Leaving) -> Tensor:

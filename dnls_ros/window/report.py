@@ -67,9 +67,12 @@ class Marginals:
         """Tangent indices of some variables of a block."""
         return tangent_indices(self.factorization.pattern, name, slots).tolist()
 
-    def covariance(self, indices: list[int]) -> Tensor:
-        """The joint covariance (k, k) of tangent entries; large if the window is singular."""
-        joint = marginal_covariance(self.factorization, self.factorization.pattern, indices)
+    def covariance(self, which: list[int] | tuple[str, list[int]]) -> Tensor:
+        """The joint covariance (k, k) of tangent entries, or of a block's slots.
+
+        It is large if the window is singular.
+        """
+        joint = marginal_covariance(self.factorization, self.factorization.pattern, which)
         return _known(joint)[0]
 
     def blocks(self, name: str) -> Tensor:
@@ -147,7 +150,7 @@ def _track(done: Step, marginals: Marginals, rules: TrackRules, predicting: bool
         joint = _joint_covariance(marginals, body, newest).numpy()
         covariance = joint[:t, :t]
     else:
-        covariance = marginals.covariance(marginals.indices(body.name, [newest])).numpy()
+        covariance = marginals.covariance((body.name, [newest])).numpy()
     if body.moving and joint is not None:
         twist_covariance = body.expand(joint[t:, t:])
     settled_stamps, settled_poses = _settled(done, body)
@@ -291,8 +294,8 @@ def _interpolated_covariance(
     marginals: Marginals, body: Body, ends: tuple[int, int], fraction: float, between: Interpolated
 ) -> Tensor:
     if ends[0] == ends[1]:
-        return marginals.covariance(marginals.indices(body.name, [ends[0]]))
-    joint = marginals.covariance(marginals.indices(body.name, list(ends)))
+        return marginals.covariance((body.name, [ends[0]]))
+    joint = marginals.covariance((body.name, list(ends)))
     carry = torch.cat([between.from_start, between.from_end], 1)
     bridge = fraction * (1 - fraction) * _interval_covariance(marginals, body, ends)
     return carry @ joint @ carry.mT + bridge

@@ -2,7 +2,7 @@
 
 A sensor model is a small class with two answers: which pose a measurement suggests for a state
 without a prediction (`guess`), and which factors it makes (`factors`). One of motion also has a
-buffer for its samples (`insert`). Images have a module of their own, `images`.
+buffer (`empty`) for its samples (`sample`). Images have a module of their own, `images`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ from dnls_ros.problem import (
 )
 from dnls_ros.window.bodies import Array, Body, adjoint, mount_of
 from dnls_ros.window.config import POSE_AXES, TWIST_AXES, SensorConfig
-from dnls_ros.window.increments import Increments, MotionNoise, PoseIncrements, TwistIncrements
+from dnls_ros.window.increments import (
+    Increments,
+    MotionNoise,
+    PoseIncrements,
+    Sample,
+    TwistIncrements,
+)
 from dnls_ros.window.ingress import Verdict
 from dnls_ros.window.landmark_map import LandmarkMap
 from dnls_ros.window.measurements import (
@@ -153,7 +159,7 @@ class AbsolutePose:
         """One prior on the pose, or on the measured axes."""
         assert isinstance(m, PoseMeasurement)
         pose = unit_pose(m.pose)
-        turn = np.asarray(np.kron(np.eye(2), rotation_matrix(pose)), dtype=np.float64)
+        turn = _twice(rotation_matrix(pose))
         given = None if m.covariance is None else _turned(turn, m.covariance)
         covariance = covariance_of(self.config, given, self._axes)
         if isinstance(covariance, tuple):
@@ -175,7 +181,7 @@ class AbsolutePose:
         z = self.body.elements(body[None])
         # As the body stands in the track's manifold: a planar one upright, however z was tilted.
         sensor = compose(self.body.poses(z)[0], extrinsic)
-        turn = np.kron(np.eye(2), rotation_matrix(sensor))
+        turn = _twice(rotation_matrix(sensor))
         carry = adjoint(extrinsic) @ turn.T  # fixed axes → axes of the sensor → axes of the body
         tangent = self.body.reduce(carry @ everything @ carry.T)
         if not is_definite(tangent):
@@ -212,10 +218,9 @@ class DifferentialPose:
         """No samples yet."""
         return PoseIncrements.empty(self.body)
 
-    def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
+    def sample(self, m: Measurement) -> Sample | Verdict | None:
         """The pose; sigma² is noise per second, the twist's covariance noise of the rate."""
         assert isinstance(m, PoseMeasurement)
-        assert isinstance(buffer, PoseIncrements)
         given = m.twist_covariance if isinstance(m, OdometryMeasurement) else m.covariance
         mount = mount_of(self.config, m)
         noise = motion_noise(self.config, self.body, given, POSE_AXES, mount)
@@ -225,7 +230,7 @@ class DifferentialPose:
         bad = no_heading(self.body, pose)
         if bad is not None:
             return bad
-        return buffer.insert(m.stamp, self.body.elements(pose[None]), noise)
+        return Sample(m.stamp, self.body.elements(pose[None]), noise)
 
 
 @dataclass(frozen=True)
@@ -270,15 +275,14 @@ class Twist:
         """No samples yet."""
         return TwistIncrements.empty(self.body)
 
-    def insert(self, buffer: Increments, m: Measurement) -> Increments | Verdict:
+    def sample(self, m: Measurement) -> Sample | Verdict | None:
         """The twist, its covariance as noise of the rate."""
         assert isinstance(m, TwistMeasurement)
-        assert isinstance(buffer, TwistIncrements)
         mount = mount_of(self.config, m)
         noise = motion_noise(self.config, self.body, m.covariance, TWIST_AXES, mount)
         if not isinstance(noise, MotionNoise):
             return noise
-        return buffer.insert(m.stamp, self._body_twist(m)[list(self.body.axes)], noise)
+        return Sample(m.stamp, self._body_twist(m)[list(self.body.axes)], noise)
 
 
 @dataclass(frozen=True)
@@ -364,6 +368,13 @@ class RangeBearing:
 def unit_pose(pose: Array) -> Array:
     """With a quaternion of exactly unit length."""
     return np.concatenate([pose[:3], pose[3:] / np.linalg.norm(pose[3:])])
+
+
+def _twice(rotation: Array) -> Array:
+    """(6, 6) that turns position and rotation vector alike."""
+    turn = np.zeros((6, 6))
+    turn[:3, :3] = turn[3:, 3:] = rotation
+    return turn
 
 
 def _turned(turn: Array, covariance: Array) -> Array:

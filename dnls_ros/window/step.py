@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.linear import Factorization, LinearSolver
 from dnls_ros.optim import Geometric, LevenbergMarquardt, Solution, Status, Tolerances, minimize
 from dnls_ros.problem import FactorGroup, Group, Problem, StructureCache, Values
+from dnls_ros.problem.variables import among
 from dnls_ros.window.absorb import Registry, absorb
 from dnls_ros.window.admission import Statistics, admit
 from dnls_ros.window.bodies import Body
@@ -62,7 +64,7 @@ class StepRunner:
         registry: Its tracks and sensors.
         initializer: Places new landmarks.
         linear: The linear solver.
-        cache: Keeps the structure while it repeats.
+        cache: Keeps structures and patterns while they repeat.
         memory: Keeps the factors between neighbouring states while those repeat.
     """
 
@@ -83,7 +85,7 @@ class StepRunner:
         watch.lap("build")
         if not self._started(draft):
             return draft
-        nis = admit(draft, fresh, self.config, self.linear, self.problem)
+        nis = admit(draft, fresh, self.config, self.linear, self.problem, self.cache)
         self._remove_lonely(draft)
         watch.lap("gate")
         if not self._started(draft):
@@ -164,11 +166,7 @@ class StepRunner:
         values = draft.state.values
         for name, ids in list(values.ids.items()):
             seen = [r.ids for g in groups.values() for r in g.refs if r.name == name]
-            keep = (
-                torch.isin(ids, torch.cat(seen))
-                if seen
-                else torch.zeros(len(ids), dtype=torch.bool)
-            )
+            keep = among(ids, seen)
             if not bool(keep.all()):
                 values = values.select(name, keep)
         if values is draft.state.values:
@@ -179,11 +177,17 @@ class StepRunner:
         draft.update(values=values, factors={n: g for n, g in factors.items() if g.count})
 
     def _minimize(self, draft: Draft) -> Solution:
-        solver = self.config.solver
         problem, values = self.problem(draft.state), draft.state.values
         prior = draft.state.prior
         first = prior.point if prior is not None and prior.first_estimates else None
         assembly = TimedAssembly(problem, self.cache.get(problem, values), first)
+        method, stop = self._method
+        return minimize(problem, values, method, self.linear, stop, assembly=assembly)
+
+    @cached_property
+    def _method(self) -> tuple[LevenbergMarquardt, Tolerances]:
+        """How to minimize, and when to stop."""
+        solver = self.config.solver
         stop = Tolerances(
             solver.cost_tolerance,
             solver.step_tolerance,
@@ -191,10 +195,8 @@ class StepRunner:
             solver.max_iterations,
             None if self.config.deterministic else solver.time_budget,
         )
-        method = LevenbergMarquardt(
-            solver.lambda_init, Geometric(solver.lambda_factor), solver.lambda_max
-        )
-        return minimize(problem, values, method, self.linear, stop, assembly=assembly)
+        rule = Geometric(solver.lambda_factor)
+        return LevenbergMarquardt(solver.lambda_init, rule, solver.lambda_max), stop
 
     def _slide(self, draft: Draft, solution: Solution) -> Marginalized | None:
         leaving = {**self._old_states(draft), **self._surplus_landmarks(draft)}
@@ -209,7 +211,7 @@ class StepRunner:
             self.config.window.prior_fej,
             solution.assembly,
         )
-        factors = {n: g for n, g in result.groups.items() if n in draft.state.factors}
+        factors = result.left(draft.state.factors)
         draft.update(values=result.values, factors=factors, prior=result.prior)
         increments = dict(draft.state.increments)
         for rules in self.registry.rules.values():
@@ -260,7 +262,7 @@ def _without_bare_velocities(body: Body, values: Values) -> Values:
     if ids is None:
         return values
     poses = values.ids.get(body.name, ids[:0])
-    return values.select(body.velocity, torch.isin(ids, poses))
+    return values.select(body.velocity, among(ids, [poses]))
 
 
 def _on(group: FactorGroup, values: Values) -> FactorGroup:
@@ -268,7 +270,7 @@ def _on(group: FactorGroup, values: Values) -> FactorGroup:
     there = torch.ones(group.count, dtype=torch.bool)
     for ref in group.refs:
         there &= torch.isin(ref.ids, values.ids.get(ref.name, ref.ids[:0]))
-    return group if bool(there.all()) else group.select(there)
+    return group.select(there)
 
 
 def _factor_counts(state: State, ids: Tensor) -> np.ndarray:

@@ -6,6 +6,7 @@ rotation; the translation of that factor has so much noise that it says nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from dnls_ros.lie import SE2, SE3, SO2, SO3, LieGroup
+from dnls_ros.linear import has_kernels
 from dnls_ros.window.bodies import Array, Body
-from dnls_ros.window.increments import MotionNoise, PoseIncrements, Samples, Stamps, inserted
+from dnls_ros.window.increments import PoseIncrements, Sample, Samples, Stamps
 
 
 class OrientationIncrements(PoseIncrements):
@@ -47,11 +49,11 @@ class RateIncrements(Samples):
         none = np.zeros((0, body.dim, body.dim))
         return cls(np.zeros(0, np.int64), none, none, body, np.zeros((0, 3)))
 
-    def insert(self, stamp: int, rate: Array, noise: MotionNoise) -> RateIncrements:
-        """With one sample more: ``rate`` (3,)."""
-        k = self.place(stamp)
-        rates = inserted(self.rates, k, rate)
-        return RateIncrements(*self._inserted(k, stamp, noise), self.body, rates)
+    def extended(self, new: Sequence[Sample]) -> RateIncrements:
+        """With more samples, none of them at the stamp of another."""
+        order, fields = self._joined(new)
+        rates = np.concatenate([self.rates, [s.value for s in new]])
+        return RateIncrements(*fields, self.body, rates[order])
 
     def between(self, start: Stamps, end: Stamps) -> tuple[LieGroup, Tensor]:
         """The turns, as poses without translation, and their covariances."""
@@ -59,6 +61,13 @@ class RateIncrements(Samples):
 
     def motion(self, start: Stamps, end: Stamps) -> LieGroup:
         """The same without the covariance."""
+        if has_kernels():
+            from dnls_ros.kernels.motion import turns_between
+
+            group = self.body.group
+            turned = np.empty((len(start), group.storage_dim))
+            turns_between(self.stamps, self.rates, self.body.planar, start, end, turned)
+            return group(torch.from_numpy(turned))
         ends = self._at(np.concatenate([start, end]))
         turns = ends[: len(start)].between(ends[len(start) :])
         if isinstance(turns, SO2):
