@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dnls_ros.io.files import write_text
+from dnls_ros.errors import UnreadableInputError
+from dnls_ros.io.files import read_text, write_text
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,20 @@ def write_metrics(path: Path | str, rows: Sequence[EpochRow]) -> None:
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     write_text(path, buffer.getvalue())
+
+
+def read_metrics(path: Path | str) -> list[EpochRow]:
+    """The rows that `write_metrics` wrote.
+
+    Raises:
+        UnreadableInputError: There is no such file, or it holds something else.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
+        kinds: dict[str, Callable[[str], Any]] = {"epoch": int, "phase": str}
+        return [EpochRow(**{k: kinds.get(k, float)(v) for k, v in row.items()}) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise UnreadableInputError(f"{path}: no rows of a training run: {error}") from error
 
 
 class TensorBoard:

@@ -63,21 +63,34 @@ class LiveRun:
 
 
 class NodeProcess:
-    """``estimator_node`` in a process of its own."""
+    """One of our nodes in a process of its own.
+
+    Args:
+        params_file: Its parameters; None: the defaults.
+        domain: ROS domain.
+        arguments: After ``--ros-args``.
+        module: Of ``dnls_ros.ros``.
+    """
 
     def __init__(
-        self, params_file: Path | str, domain: int, arguments: Sequence[str] = ()
+        self,
+        params_file: Path | str | None,
+        domain: int,
+        arguments: Sequence[str] = (),
+        module: str = "node",
     ) -> None:
         """Starts it, visible on this machine only."""
-        descriptor, name = tempfile.mkstemp(prefix="estimator_node_", suffix=".log")
+        descriptor, name = tempfile.mkstemp(prefix=f"{module}_", suffix=".log")
         self._log = Path(name)
         path = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        command = [sys.executable, "-m", "dnls_ros.ros.node", "--ros-args"]
+        command = [sys.executable, "-m", f"dnls_ros.ros.{module}", "--ros-args"]
+        file = None if params_file is None else Path(params_file).resolve()
+        given = [] if file is None else ["--params-file", str(file)]
         self._process = subprocess.Popen(
-            [*command, "--params-file", str(Path(params_file).resolve()), *arguments],
+            [*command, *given, *arguments],
             stdout=descriptor,
             stderr=subprocess.STDOUT,
-            cwd=Path(params_file).resolve().parent,  # where files that it names are looked for
+            cwd=file and file.parent,  # where files that it names are looked for
             env={**os.environ, **local_environment(domain), "PYTHONPATH": os.pathsep.join(path)},
         )
         os.close(descriptor)
