@@ -29,7 +29,7 @@ FINGER = {
     "sensor.contact.contact.radius": "0.012",
     "sensor.contact.throttle": "0.16",
     "sensor.tactile.throttle": "0.16",
-    "sensor.tactile.axes": "[x, y, yaw]",
+    "sensor.tactile.axes": "['x', 'y', 'yaw']",
     "window.duration": "3.2",
 }
 """Parameters of the estimator beside CONFIG, as in demo_sim_push.launch.py."""
@@ -79,6 +79,7 @@ def measure(model: Path, other: Path, duration: float) -> dict[str, Any]:
     sizes = [str(s) for s in read_model(model)[1].image["size"]]
     front = [
         *("-r", "image_raw:=digit/image_raw"),
+        *("-p", "qos.reliability:=reliable", "-p", "qos.depth:=100"),
         *("-p", f"model:={model.resolve()}", "-p", f"image.size:=[{', '.join(sizes)}]"),
     ]
     settings = [part for n, v in FINGER.items() for part in ("-p", f"{n}:={v}")]

@@ -28,7 +28,7 @@ from dnls_ros.ros.launching import (
     plain_node,
 )
 
-GEL = {"image.size": [32, 24]}
+GEL = {"image.size": [32, 24], "qos.reliability": "reliable", "qos.depth": 100}
 """Of the front end: what models of config/train_push.yaml see."""
 FINGER = {
     "sensor.contact.contact.radius": 0.012,

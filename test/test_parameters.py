@@ -14,6 +14,7 @@ from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.scene import load_scene
 from dnls_ros.window.landmark_file import read_landmark_map
 from dnls_ros.window.parameter_checks import own_outputs, warnings_of
+from dnls_ros.window.parameter_file import read_file, write_yaml
 from dnls_ros.window.parameter_table import NODE, SENSOR, TRACK
 from dnls_ros.window.parameters import config_hash, declared, flat, load_parameters
 
@@ -417,3 +418,14 @@ def test_a_sensor_of_motion_on_a_plane_is_mounted_level():
     assert line.startswith("sensor.t.extrinsic")
     load_parameters(minimal() | speed | {"track.object.manifold": "se3"})
     load_parameters(minimal(sensor__gps__extrinsic=tilted["extrinsic"]))  # absolute: any mount
+
+
+def test_letters_that_ros_takes_for_truth_values_are_refused_and_written_quoted(tmp_path: Path):
+    file = tmp_path / "bare.yaml"
+    file.write_text("/**:\n  ros__parameters: {sensor.gps.axes: [x, y]}\n")
+    with pytest.raises(DnlsError, match="ROS reads y as a truth value; write 'y'"):
+        read_file(file)
+    given = {"/**": {"ros__parameters": {"sensor.gps.axes": ["x", "y", "yaw"]}}}
+    file.write_text(write_yaml(given))
+    assert "'y'" in file.read_text()
+    assert read_file(file) == given

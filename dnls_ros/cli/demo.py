@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dnls_ros.cli.common import (
     Exit,
@@ -50,6 +49,7 @@ from dnls_ros.io.simulate import Recording, simulate
 from dnls_ros.io.trajectory import Trajectory, write_tum
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.files import share_directories
+from dnls_ros.window.parameter_file import write_yaml
 from dnls_ros.window.parameters import DEFAULT_NODE, flat, load_parameters
 
 PARAMETERS = "localization_2d.yaml"
@@ -151,7 +151,7 @@ def _write_parameters(path: Path, device: str) -> Path:
     content = read_yaml(parameter_file())
     changes = {"deterministic": True, "num_threads": 1, "device": device or "auto"}
     content[DEFAULT_NODE]["ros__parameters"] |= changes
-    write_text(path, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    write_text(path, write_yaml(content, sort_keys=False, default_flow_style=None))
     return path
 
 

@@ -18,6 +18,7 @@ from dnls_ros.io.doctor import Report, TopicReport
 from dnls_ros.io.doctor_topics import CAMERA_INFO, IMU
 from dnls_ros.io.files import write_text
 from dnls_ros.io.messages import types_for
+from dnls_ros.window.parameter_file import yaml_value
 from dnls_ros.window.parameters import load_parameters
 
 TRUTH = re.compile(r"truth|reference", re.IGNORECASE)
@@ -200,8 +201,8 @@ def _head(
         "are not measured.",
         "dnls_estimator:",
         "  ros__parameters:",
-        f"    world_frame: {_yaml(world)}",
-        f"    sensors: {_yaml([s.name for s in sensors])}",
+        f"    world_frame: {yaml_value(world)}",
+        f"    sensors: {yaml_value([s.name for s in sensors])}",
         "    tracks: [robot]",
         f"    window.duration: {report.window}  # {report.window_reason}",
     ]
@@ -210,14 +211,14 @@ def _head(
     lines += [
         f"    track.robot.manifold: {'se2' if flat else 'se3'}"
         + ("  # the poses never leave the plane" if flat else ""),
-        f"    track.robot.child_frame: {_yaml(base)}",
+        f"    track.robot.child_frame: {yaml_value(base)}",
     ]
     if not starts:
         width = 3 if flat else 6
         lines += [
             "    track.robot.init.mode: params  # guess: nothing absolute says where it starts",
-            f"    track.robot.init.pose: {_yaml([0.0] * width)}",
-            f"    track.robot.init.sigma: {_yaml([0.01] * width)}",
+            f"    track.robot.init.pose: {yaml_value([0.0] * width)}",
+            f"    track.robot.init.sigma: {yaml_value([0.01] * width)}",
         ]
     return lines
 
@@ -228,12 +229,6 @@ def _blocks(sensors: Sequence[_Sensor]) -> list[str]:
         lines.append("")
         for key, value in sensor.values.items():
             comment = sensor.comments.get(key)
-            line = f"    sensor.{sensor.name}.{key}: {_yaml(value)}"
+            line = f"    sensor.{sensor.name}.{key}: {yaml_value(value)}"
             lines.append(f"{line}  # {comment}" if comment else line)
     return lines
-
-
-def _yaml(value: object) -> str:
-    """A value on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...").strip()

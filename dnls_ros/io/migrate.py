@@ -20,6 +20,7 @@ from dnls_ros.errors import DnlsError
 from dnls_ros.io.migrate_inputs import migrate_input
 from dnls_ros.io.migrate_values import FilterValues
 from dnls_ros.io.robot_localization import STATE, Filter
+from dnls_ros.window.parameter_file import yaml_value
 from dnls_ros.window.parameter_table import NODE
 
 TRACK = "robot"
@@ -329,7 +330,7 @@ def _nested(done: Migration) -> dict[str, Any]:
         for part in path:
             block = block.setdefault(part, {})
         about = ", ".join(filter(None, (rows.get(name, ""), _origin(done, name))))
-        block[last] = _text(value) + (f"  # {about}" if about else "")
+        block[last] = yaml_value(value) + (f"  # {about}" if about else "")
     return root
 
 
@@ -349,14 +350,3 @@ def _block(content: Mapping[str, Any], indent: int) -> Sequence[str]:
         else:
             lines.append(f"{' ' * indent}{name}: {value}")
     return lines
-
-
-def _text(value: Any) -> str:
-    """A value as YAML writes it; words that need quotes get them."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "[" + ", ".join(_text(v) for v in value) + "]"
-    if isinstance(value, str):
-        return value if value.replace("_", "").replace("/", "").isalnum() else f'"{value}"'
-    return repr(value)

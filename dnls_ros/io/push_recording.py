@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dnls_ros.io import compose_touch
 from dnls_ros.io.bag import BagWriter, Record
@@ -21,6 +20,7 @@ from dnls_ros.io.sim_motion import Stamps, to_stamps
 from dnls_ros.io.sim_push import RATE
 from dnls_ros.io.sim_push_sensors import PushLog, PushRecording
 from dnls_ros.io.trajectory import Trajectory, write_tum
+from dnls_ros.window.parameter_file import write_yaml
 
 EE_TOPIC = "ee/pose"
 IMAGE_TOPIC = "digit/image_raw"
@@ -105,7 +105,7 @@ def object_parameters(recording: PushRecording) -> str:
         f"# Simulated with seed {recording.seed}: friction {drawn.friction:.4f} at the finger, "
         f"at most {drawn.pressing:.3f} N at the table.\n"
     )
-    return head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=99)
+    return head + write_yaml(content, sort_keys=False, default_flow_style=None, width=99)
 
 
 def push_records(recording: PushRecording) -> list[Record]:

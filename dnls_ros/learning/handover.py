@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dnls_ros.io.files import write_text
 from dnls_ros.learned import ModelCard
+from dnls_ros.window.parameter_file import write_yaml
 
 LEARNED = "learned.yaml"
 DIGITS = 6
@@ -66,6 +65,6 @@ def write_learned(folder: Path, card: ModelCard, names: EstimatorNames, model: s
         "estimator's parameters.\n"
     )
     content = {"/**": {"ros__parameters": learned_parameters(card, names, model)}}
-    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=99)
+    text = write_yaml(content, sort_keys=False, default_flow_style=None, width=99)
     write_text(path, head + text)
     return path

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -34,6 +33,8 @@ from launch.actions import (
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node, PushROSNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterFile
+
+from dnls_ros.window.parameter_file import write_yaml
 
 PACKAGE = "dnls_ros"
 TRUTH = ("true", "false", "True", "False")
@@ -292,7 +293,7 @@ def _sections(
         name = "/".join(filter(None, ["", given["namespace"].strip("/"), node]))
         handle, own = tempfile.mkstemp(prefix="dnls_params_", suffix=".yaml")
         with open(handle, "w", encoding="utf-8") as target:
-            yaml.safe_dump({name: {"ros__parameters": dict(parameters)}}, target)
+            target.write(write_yaml({name: {"ros__parameters": dict(parameters)}}))
         files.append(own)
     return [ParameterFile(one) for one in files]
 

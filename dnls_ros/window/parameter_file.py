@@ -23,7 +23,10 @@ class ProblemSink(Protocol):
 
 
 class _RosLoader(yaml.SafeLoader):
-    """YAML in which ``1e-5`` is a number, as in ROS, and a key given twice is an error."""
+    """YAML in which ``1e-5`` is a number, as in ROS, and a key given twice is an error.
+
+    So is a bare ``y`` or ``n``, which ROS reads as true or false.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys are all different."""
@@ -41,6 +44,33 @@ _RosLoader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
+
+
+def _refuse_bare(loader: yaml.SafeLoader, node: yaml.Node) -> None:
+    """A letter that ROS takes for a truth value."""
+    text = f"ROS reads {node.value} as a truth value; write '{node.value}'"
+    raise yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
+
+
+class _RosDumper(yaml.SafeDumper):
+    """YAML in which the texts ``y`` and ``n`` are quoted."""
+
+
+_BARE = "tag:dnls,bare"
+for _kind in (_RosLoader, _RosDumper):
+    _kind.add_implicit_resolver(_BARE, re.compile(r"^[yYnN]$"), list("yYnN"))
+_RosLoader.add_constructor(_BARE, _refuse_bare)
+
+
+def write_yaml(content: Any, **style: Any) -> str:
+    """YAML that ROS reads as it is meant; ``style`` as ``yaml.dump`` takes it."""
+    return yaml.dump(content, Dumper=_RosDumper, **style)
+
+
+def yaml_value(value: Any) -> str:
+    """A value on one line of a parameter file."""
+    text = write_yaml(value, default_flow_style=True, width=1000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
 
 
 def read_file(path: Path) -> dict[str, Any]:
