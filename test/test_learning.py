@@ -179,3 +179,42 @@ def test_a_model_file_that_does_not_fit_is_refused(config: TrainConfig, tmp_path
     model.write_bytes(model.read_bytes()[:-10] + b"0123456789")
     with pytest.raises(UnreadableInputError, match=r"model\.pt"):
         read_model(model)
+
+
+def test_a_run_that_diverges_is_stopped_and_keeps_its_last_good_model(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    wild = replace(config, lr=1e3, lr_noise=50.0, clip=1e9, epochs=30, pretrain_epochs=1)
+    trainer = Trainer(wild, load_data(wild), tmp_path)
+    result = trainer.run()
+    assert result.diverged
+    assert "training diverged" in result.reason
+    assert len(result.rows) < 30
+    kept = tmp_path / CHECKPOINT
+    good = read_checkpoint(kept) if kept.exists() else None
+    assert (result.model is not None) == (good is not None)
+    if result.model is not None:
+        state = read_model(result.model)[0].state_dict()
+        assert all(bool(t.isfinite().all()) for t in state.values())
+
+
+def test_recordings_of_two_sensors_and_models_of_another_architecture_are_refused(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    one = push(0)
+    assert one.images is not None
+    features = replace(one, images=None, features=np.zeros((len(one), 4)))
+    mixed = replace(
+        config,
+        data=(config.data[0], str(write_tactile_json(tmp_path / "other.json", [features]))),
+    )
+    with pytest.raises(DnlsError, match="images or features of different shapes"):
+        load_data(mixed)
+    train(replace(config, epochs=1, pretrain_epochs=0), tmp_path / "run")
+    other = replace(
+        config,
+        model=str(tmp_path / "run" / MODEL),
+        network=replace(config.network, features=config.network.features + 1),
+    )
+    with pytest.raises(DnlsError, match="another kind or architecture"):
+        make_model(other, load_data(other).training)

@@ -153,8 +153,11 @@ class Trainer:
             self._model.load_state_dict(self._best["state"])
             self._optimizer, self._best = self._fresh_optimizer(), {}
         lr = self._set_rates(0.5 + 0.5 * math.cos(math.pi * (self._epoch - first) / count))
-        train, norm = self._steps(loss)
-        found = self._objective.evaluate(self.data.validation, loss)
+        try:
+            train, norm = self._steps(loss)
+            found = self._objective.evaluate(self.data.validation, loss)
+        except DnlsError as error:  # what was solved before training is refused now: a σ of 0, say
+            raise DivergenceError(f"epoch {self._epoch + 1}: {error}") from error
         self._check(found, loss)
         self._epoch += 1
         numbers = train, found.loss, found.ate, found.are, norm, lr, time.perf_counter() - begin
