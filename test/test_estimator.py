@@ -262,6 +262,26 @@ def test_an_outlier_is_gated_and_a_sensor_shut_out_for_long_is_believed_again() 
     assert balanced(estimator)
 
 
+def test_gates_predict_alike_from_the_whole_problem_and_from_one_without_the_tested_factors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def tested() -> list[float]:
+        sensors = {"odometry": ODOMETRY, "fix": {**FIX, "gate_probability": 0.9}}
+        estimator, found = Estimator(configuration(sensors)), []
+        for m in sorted(stream(2.0), key=lambda m: m.stamp):
+            estimator.feed(m)
+            result = estimator.step(m.stamp)
+            found += [] if result is None else result.nis.values()
+        assert estimator.counters["fix"].rejected.get(Reason.GATED, 0)
+        return found
+
+    by_rows = tested()
+    monkeypatch.setattr("dnls_ros.optim.Assembly.of_some", lambda *_: None)
+    by_itself = tested()
+    assert len(by_rows) > 5
+    np.testing.assert_allclose(by_rows, by_itself, rtol=1e-9)
+
+
 SMOOTH = {"motion": "constant_velocity", "motion_sigma": [0.1, 0.1, 0.1]}
 SENSORS_ALONE = {
     "pose": (

@@ -209,12 +209,14 @@ def _move(progress: Progress, accept: Tensor, trial: Values, cost: Tensor) -> No
 def with_full_batch(problem: Problem, initial: Values) -> Values:
     """Values with the batch axis of the problem's data: each element can move by itself."""
     batch = max([initial.batch, *(group.batch for group in problem.values())])
-    for name, element in initial.blocks.items():
-        size = _batch_of(element)
+    sizes = {name: _batch_of(element) for name, element in initial.blocks.items()}
+    for name, size in sizes.items():
         if size not in (1, batch):
             raise DnlsError(
                 f"block '{name}' has batch size {size}, the problem has {batch}; give 1 or {batch}"
             )
+    if set(sizes.values()) == {batch}:
+        return initial
     return initial.map(lambda t: t.expand(batch, *t.shape[1:]))
 
 

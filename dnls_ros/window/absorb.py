@@ -205,7 +205,7 @@ def _take_sample(
     """Adds to the new samples of a sensor; or why a measurement cannot be used."""
     model, rules = registry.models.get(m.sensor), registry.rules_of(m.sensor)
     assert isinstance(model, MOTION_MODELS)
-    late = too_late(draft, rules, m) if len(draft.stamps(rules.body)) else None
+    late = too_late(draft, rules, m)
     if late is not None:
         return late
     if m.stamp in new or m.stamp in draft.state.increments[m.sensor].stamps:

@@ -1,9 +1,10 @@
 """The way of new factors into the window: those of gated sensors are tested first.
 
 All tests of a step are made against the same prediction, the window without any of them, so that
-their order does not matter. A sensor that has been shut out for longer than ``gate.reopen_after``
-is believed again with larger noise until its measurements pass on their own: then the estimate was
-wrong, not the sensor.
+their order does not matter. It is taken from the problem with all of them, by leaving their rows
+out: where all pass, as they mostly do, that problem is the one to solve. A sensor that has been
+shut out for longer than ``gate.reopen_after`` is believed again with larger noise until its
+measurements pass on their own: then the estimate was wrong, not the sensor.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from dnls_ros.linear import Factorization, LinearSolver
 from dnls_ros.optim import Assembly
-from dnls_ros.problem import FactorGroup, Problem, Structure, StructureCache, Values
+from dnls_ros.problem import FactorGroup, Group, Structure, Values
 from dnls_ros.window.absorb import NewFactors
 from dnls_ros.window.config import EstimatorConfig
 from dnls_ros.window.explain import note_tests
@@ -73,8 +74,7 @@ def admit(
     fresh: Sequence[NewFactors],
     config: EstimatorConfig,
     linear: LinearSolver,
-    problem: Callable[[State], Problem],
-    cache: StructureCache,
+    assemble: Callable[[State], Assembly],
 ) -> Statistics:
     """Adds new factors to the draft, those of gated sensors through their gate.
 
@@ -83,8 +83,7 @@ def admit(
         fresh: New factors.
         config: Gates of the sensors.
         linear: Factorizes the prediction.
-        problem: The problem of a state.
-        cache: Knows the patterns of the last windows.
+        assemble: The problem of a state over its structure.
     """
     gates = {s.name: s.gate_probability for s in config.sensors}
     plain = [new for new in fresh if not gates[new.sensor]]
@@ -93,43 +92,81 @@ def admit(
     gated = [new for new in fresh if gates[new.sensor]]
     if not gated:
         return {}
-    groups = problem(draft.state)
-    structure = cache.get(groups, draft.state.values)
-    prediction = _predict(Assembly(groups, structure), draft.state.values, linear, bool(plain))
+    whole = Draft(draft.state, draft.now)
+    for new in gated:
+        whole.add_factors(new.name, new.group)
+    prediction = _predict(draft.state, whole.state, linear, assemble, corrected=bool(plain))
     draft.predicted = prediction.values
     outcome = _Outcome()
-    for new in gated:
-        _test(draft, new, prediction, config, outcome)
+    entering = [_tested(draft, new, prediction, config, outcome) for new in gated]
+    if all(group is new.group for group, new in zip(entering, gated, strict=True)):
+        draft.update(factors=whole.state.factors)
+    else:
+        for group, new in zip(entering, gated, strict=True):
+            if group is not None:
+                draft.add_factors(new.name, group)
     _settle(draft, gated, outcome)
     return outcome.statistics
 
 
 def _predict(
-    assembly: Assembly, values: Values, linear: LinearSolver, corrected: bool
+    before: State,
+    whole: State,
+    linear: LinearSolver,
+    assemble: Callable[[State], Assembly],
+    corrected: bool,
 ) -> Prediction:
-    """The window before the tests; ``corrected``: other new factors have moved its mean."""
-    structure, symbolic = assembly.structure, assembly.symbolic(linear)
-    pattern = structure.pattern
+    """The window before the tests; ``corrected``: other new factors have moved its mean.
+
+    Args:
+        before: The window without the factors under test.
+        whole: The window with them.
+        linear: Factorizes.
+        assemble: The problem of a state over its structure.
+        corrected: Whether the values need a Gauss–Newton step first.
+    """
+    values, assembly = before.values, assemble(whole)
+    rows = {name: _rows_of(before, whole, name, group) for name, group in assembly.problem.items()}
+    normal = assembly.of_some(values, rows)
+    if normal is None:  # not all by kernels: the problem without them is made for itself
+        plain = assemble(before)
+        assembly = Assembly(plain.problem, plain.structure)
+        rows = None
+        normal = assembly.normal_equations(values) if assembly.problem else None
+    structure = assembly.structure
+    pattern, symbolic = structure.pattern, assembly.symbolic(linear)
     hessian = torch.zeros(1, pattern.nnz, dtype=torch.float64)
     hessian[:, torch.from_numpy(pattern.diagonal)] = UNKNOWN_INFORMATION
-    if not assembly.problem:
+    if normal is None:
         return Prediction(values, structure, symbolic.factorize(hessian))
-    normal = assembly.normal_equations(values)
     factorization = symbolic.factorize(normal.hessian + hessian)
     if not corrected:  # where the last solve and the odometry put it
         return Prediction(values, structure, factorization)
     moved = values.retract(-factorization.solve(normal.gradient[..., None])[..., 0])
-    better = bool((assembly.cost(moved) < normal.cost).all())
+    again = None if rows is None else assembly.of_some(moved, rows)
+    cost = assembly.cost(moved) if again is None else again.cost
+    better = bool((cost < normal.cost).all())
     return Prediction(moved if better else values, structure, factorization)
 
 
-def _test(
+def _rows_of(before: State, whole: State, name: str, group: Group) -> Tensor:
+    """(M,) which factors of a group of the whole window are not under test: the first ones."""
+    if not isinstance(group, FactorGroup):
+        return torch.ones(1, dtype=torch.bool)
+    if name not in whole.factors:  # between neighbouring states
+        return torch.ones(group.count, dtype=torch.bool)
+    known = before.factors.get(name)
+    return torch.arange(group.count) < (0 if known is None else known.count)
+
+
+def _tested(
     draft: Draft,
     new: NewFactors,
     prediction: Prediction,
     config: EstimatorConfig,
     outcome: _Outcome,
-) -> None:
+) -> FactorGroup | None:
+    """The factors as they may enter, in the order of ``new``; None if none may."""
     keep = torch.ones(new.group.count, dtype=torch.bool)
     if prediction.usable:
         tested = innovation(
@@ -145,10 +182,9 @@ def _test(
         draft.note(f"gate_reopened.{new.sensor}")
         group = _inflated(group, keep, config.gate.reopen_inflation)
         keep = torch.ones_like(keep)
-    if bool(keep.any()):
-        draft.add_factors(new.name, group.select(keep))
     for source, kept in zip(new.sources, keep.tolist(), strict=True):
         outcome.used[id(source)] |= kept
+    return group.select(keep) if bool(keep.any()) else None
 
 
 def _reopened(draft: Draft, sensor: str, config: EstimatorConfig) -> bool:

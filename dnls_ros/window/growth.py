@@ -112,8 +112,11 @@ def wanted_stamps(measurement: Measurement) -> tuple[int, ...]:
 def too_late(
     draft: Draft, rules: TrackRules, measurement: Measurement
 ) -> tuple[Reason, str] | None:
-    """The verdict on a measurement that needs a state older than the window."""
-    oldest = int(draft.stamps(rules.body)[0])
+    """The verdict on a measurement that needs a state older than the window, if there is one."""
+    stamps = draft.stamps(rules.body)
+    if not len(stamps):
+        return None
+    oldest = int(stamps[0])
     first = min(wanted_stamps(measurement))
     if first >= oldest - rules.period:
         return None

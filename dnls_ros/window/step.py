@@ -85,7 +85,7 @@ class StepRunner:
         watch.lap("build")
         if not self._started(draft):
             return draft
-        nis = admit(draft, fresh, self.config, self.linear, self.problem, self.cache)
+        nis = admit(draft, fresh, self.config, self.linear, self.assembly)
         self._remove_lonely(draft)
         watch.lap("gate")
         if not self._started(draft):
@@ -126,6 +126,18 @@ class StepRunner:
         if state.prior is not None:
             groups[PRIOR] = state.prior
         return Problem(groups)
+
+    def assembly(self, state: State) -> TimedAssembly:
+        """The problem over its structure, made once for the same factors and variables."""
+        chains = self.chains(state)
+        key = chains, state.factors, state.prior, state.values.ids
+        known = self.memory.assembly
+        if known is None or not all(a is b for a, b in zip(key, known[0], strict=True)):
+            problem, prior = self.problem(state), state.prior
+            first = prior.point if prior is not None and prior.first_estimates else None
+            structure = self.cache.get(problem, state.values)
+            known = self.memory.assembly = key, TimedAssembly(problem, structure, first)
+        return known[1]
 
     def chains(self, state: State) -> dict[str, FactorGroup]:
         """The factors between neighbouring states, made once for the same states and samples."""
@@ -177,12 +189,10 @@ class StepRunner:
         draft.update(values=values, factors={n: g for n, g in factors.items() if g.count})
 
     def _minimize(self, draft: Draft) -> Solution:
-        problem, values = self.problem(draft.state), draft.state.values
-        prior = draft.state.prior
-        first = prior.point if prior is not None and prior.first_estimates else None
-        assembly = TimedAssembly(problem, self.cache.get(problem, values), first)
+        assembly, values = self.assembly(draft.state), draft.state.values
+        assembly.watch.restart()
         method, stop = self._method
-        return minimize(problem, values, method, self.linear, stop, assembly=assembly)
+        return minimize(assembly.problem, values, method, self.linear, stop, assembly=assembly)
 
     @cached_property
     def _method(self) -> tuple[LevenbergMarquardt, Tolerances]:
@@ -284,12 +294,13 @@ def _factor_counts(state: State, ids: Tensor) -> np.ndarray:
 
 
 class ChainMemory:
-    """The chain factors of the last states and samples.
+    """The chain factors of the last states and samples, and the last problem.
 
-    Both are immutable, so identity tells whether they are the same.
+    All are immutable, so identity tells whether they are the same.
     """
 
     def __init__(self) -> None:
+        self.assembly: tuple[tuple[object, ...], TimedAssembly] | None = None
         self.segments: dict[str, Segments] = {}
         self._key: tuple[object, tuple[object, ...]] = (None, ())
         self._chains: dict[str, FactorGroup] | None = None

@@ -23,6 +23,10 @@ class Stopwatch:
     linearize: float = 0.0
     factorize: float = 0.0
 
+    def restart(self) -> None:
+        """From zero."""
+        self.linearize = self.factorize = 0.0
+
 
 @dataclass(frozen=True, eq=False)
 class TimedAssembly(Assembly):
