@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="few recordings and epochs")
+    parser.add_argument("--judge", action="store_true", help="what was trained before, anew")
     options = parser.parse_args()
     torch.set_num_threads(1)
     recordings, epochs, held = (4, 3, 2) if options.small else (24, 24, 4)
@@ -182,7 +183,7 @@ def main() -> None:
     run("sim", "--scene", scene, "--seed", "90000", "--count", str(held), "--out", folder)
     for seed in range(options.seeds):
         out = options.out / f"seed{seed}"
-        seconds = train(out, seed, recordings, epochs)
+        seconds = {} if options.judge else train(out, seed, recordings, epochs)
         errors = judge(out, sorted(folder.iterdir()))
         seeds.append({"seconds": seconds, "errors": errors})
         for method in ("surrogate", "solver"):
