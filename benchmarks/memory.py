@@ -78,7 +78,7 @@ class Live(TorchDispatchMode):
         return out
 
     def _see(self, storage: torch.UntypedStorage, new: bool) -> None:
-        key = storage._cdata
+        key = id(storage)  # lives as long as the bytes, so it stands for them
         if key in self._known:
             return
         self._known[key] = storage.nbytes() if new else 0
