@@ -58,7 +58,8 @@ class Plan:
 
     Attributes:
         iterations: Of the inner solver.
-        trained: Those of them with which models are trained.
+        beyond: Others, at which only the exact implicit gradient is compared: where it gets right.
+        trained: Those of the first with which models are trained.
         pushes, held: Recordings to train on and to validate on.
         duration: Of a push [s].
         pretraining: Epochs of the likelihood, whose model is the start of all.
@@ -69,6 +70,7 @@ class Plan:
     """
 
     iterations: tuple[int, ...] = (2, 5, 10, 20, 30, 40, 50)
+    beyond: tuple[int, ...] = (100, 150, 200)
     trained: tuple[int, ...] = (2, 10, 20, 50)
     pushes: int = 18
     held: int = 8
@@ -82,6 +84,7 @@ class Plan:
 
 SMALL = Plan(
     iterations=(2, 6),
+    beyond=(60,),
     trained=(2,),
     pushes=2,
     held=1,
@@ -258,6 +261,19 @@ def measure_steps(
     return rows
 
 
+def measure_beyond(
+    plan: Plan, config: TrainConfig, model: PushingModel, batch: Windows
+) -> list[dict[str, float]]:
+    """The exact implicit gradient after so many steps that it is nearly that of the minimum."""
+    exact = exact_gradient(model, config, batch)
+    rows: list[dict[str, float]] = []
+    for count in plan.beyond:
+        objective = Objective(model, replace(config, adjoint="implicit", iterations=count))
+        found = take_step(objective, batch)
+        rows.append(measure_point(objective, batch) | compared(found.gradient, exact))
+    return rows
+
+
 def judged(
     model: PushingModel, plan: Plan, config: TrainConfig, held: Windows
 ) -> dict[str, float]:
@@ -331,6 +347,8 @@ def compare(plan: Plan, folder: Path) -> dict[str, Any]:
         },
         "start": start,
         "points": points,
+        "minimum": measure_point(Objective(model, minimum), batch),
+        "beyond": measure_beyond(plan, config, model, batch),
         "steps": steps,
         "converged": train(plan, minimum, data, folder / "converged"),
         "training": train_all(plan, config, data, folder / "trained"),

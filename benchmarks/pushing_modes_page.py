@@ -42,6 +42,7 @@ def tables(results: Row) -> str:
     parts = [
         _costs(steps, (counts[0], counts[len(counts) // 2], counts[-1])),
         _points(results["points"]),
+        _beyond(results),
         _gradients(steps, counts, "against_exact"),
         _gradients(steps, counts, "against_unroll"),
         _losses(results),
@@ -92,6 +93,24 @@ def _points(points: Sequence[Row]) -> str:
             for p in points
         ],
     )
+
+
+def _beyond(results: Row) -> str:
+    """Where the exact implicit gradient gets to that of the minimum."""
+    at = results["minimum"]
+    rows = [
+        [
+            f"{int(p['iterations'])} of {results['settings']['step_size']}",
+            f"{p['gradient_ratio']:.1e}",
+            f"{p['loss_mm']:.2f}",
+            f"{p['angle_deg']:.1f}° × {p['length']:.3f}",
+        ]
+        for p in results["beyond"]
+    ]
+    whole = f"{int(at['iterations'])} of Levenberg–Marquardt"
+    rows.append([whole, f"{at['gradient_ratio']:.1e}", f"{at['loss_mm']:.2f}", "the reference"])
+    header = ["steps", "‖g‖ by the start's", "loss [mm]", "exact implicit gradient"]
+    return _table(header, rows)
 
 
 def _gradients(steps: Mapping[tuple[str, int], Row], counts: Sequence[int], reference: str) -> str:
