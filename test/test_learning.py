@@ -14,8 +14,7 @@ import torch
 
 from dnls_ros.errors import DnlsError, UnreadableInputError
 from dnls_ros.io.push_scene import push_scene
-from dnls_ros.io.sim_push import simulate_motion
-from dnls_ros.io.sim_tactile import take_images
+from dnls_ros.io.sim_tactile import simulated_push
 from dnls_ros.io.tactile_json import TactileTrajectory, write_tactile_json
 from dnls_ros.learned.model_file import read_model
 from dnls_ros.learning.checkpoint import read_checkpoint
@@ -31,21 +30,9 @@ RULES = WindowRules(states=8, stride=5, pair_offsets=(10, 20), step=4)
 
 @lru_cache(maxsize=16)
 def push(seed: int) -> TactileTrajectory:
-    scene = replace(push_scene("push_rect"), episodes=1, duration=3.0, pause=0.5)
-    motion = simulate_motion(scene, seed)
-    log = take_images(scene, motion, seed)
-    at = log.steps
-    return TactileTrajectory(
-        motion.object[at],
-        motion.ee[at],
-        np.zeros((len(at), 0)),
-        motion.episode[at],
-        motion.contact[at],
-        motion.times[at],
-        images=log.images,
-        size=tuple(motion.drawn.size),
-        tip_radius=scene.tip_radius,
-    )
+    rect = push_scene("push_rect")
+    exact = replace(rect.noise, ee_sigma=(0.0, 0.0, 0.0))
+    return simulated_push(replace(rect, episodes=1, duration=3.0, pause=0.5, noise=exact), seed)
 
 
 @pytest.fixture

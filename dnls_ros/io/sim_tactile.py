@@ -14,7 +14,8 @@ from scipy.ndimage import gaussian_filter
 
 from dnls_ros.costs import Polygon
 from dnls_ros.io.push_scene import Array, PushScene
-from dnls_ros.io.sim_push import RATE, PushMotion
+from dnls_ros.io.sim_push import RATE, PushMotion, simulate_motion
+from dnls_ros.io.tactile_json import TactileTrajectory
 
 WIDTH, HEIGHT = 64, 48
 """Of an image [px]; columns go along the finger's y axis."""
@@ -36,6 +37,26 @@ class TactileLog:
 
     steps: np.ndarray
     images: np.ndarray
+
+
+def simulated_push(scene: PushScene, seed: int) -> TactileTrajectory:
+    """One recording at the times of its images: true object, measured fingertip, contact."""
+    motion = simulate_motion(scene, seed)
+    log = take_images(scene, motion, seed)
+    at = log.steps
+    noise = np.random.default_rng([seed, 3]).normal(size=(len(at), 3)) * scene.noise.ee_sigma
+    return TactileTrajectory(
+        motion.object[at],
+        motion.ee[at] + noise,
+        np.zeros((len(at), 0)),
+        motion.episode[at],
+        motion.contact[at],
+        motion.times[at],
+        images=log.images,
+        shape=scene.shape,
+        size=tuple(motion.drawn.size),
+        tip_radius=scene.tip_radius,
+    )
 
 
 def take_images(scene: PushScene, motion: PushMotion, seed: int) -> TactileLog:
