@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.batched_solvers import make_cube
+from benchmarks.cubes import cubes
 from benchmarks.metrics import BASELINE, Metric, Run
 from benchmarks.step_time import planar_steps, spatial_steps
 from benchmarks.window_step import windows
@@ -215,6 +216,7 @@ SCENARIOS: dict[str, Scenario] = {
     "graphs": pose_graphs,
     "factorizations": factorizations,
     "batches": batches,
+    "cubes": cubes,
     "windows": windows,
     "estimator": estimator,
     "processes": processes,

@@ -10,9 +10,7 @@ peer's optimizer does (which holds the oldest pose instead of marginalizing).
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.metrics import Metric
+from benchmarks.peer import Peer
 from dnls_ros.costs import between, prior
 from dnls_ros.lie import SE2, SE3, LieGroup
 from dnls_ros.optim import LevenbergMarquardt, Tolerances
@@ -148,40 +147,6 @@ def slide(scene: Scene, stop: Tolerances) -> tuple[list[float], list[float], int
     return seconds[scene.capacity :], place, trials
 
 
-class Peer:
-    """GTSAM in a process of its own, asked for one round at a time."""
-
-    def __init__(self, python: str, file: Path) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [python, str(PEER), str(file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{PEER.name} ended with {self._process.wait()}")
-        return json.loads(line)
-
-    def ask(self, what: str) -> dict[str, Any]:
-        """A round."""
-        assert self._process.stdin is not None
-        print(what, file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> None:
-        """Ends it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
 def windows(python: str, steps: int = 300, rounds: int = 3) -> Iterator[Metric]:
     """Step times of all sizes, with ratios where there is a peer."""
     for group, capacity in SIZES:
@@ -190,7 +155,7 @@ def windows(python: str, steps: int = 300, rounds: int = 3) -> Iterator[Metric]:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "scene.npz"
             scene.save(file)
-            peer = Peer(python, file) if python else None
+            peer = Peer(python, PEER, file) if python else None
             for what, stop in WAYS.items():
                 ours, theirs, places, trials = [], [], {}, 0
                 for _ in range(rounds):
