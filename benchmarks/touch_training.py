@@ -30,7 +30,7 @@ from dnls_ros.learned import ModelCard, save_model
 from dnls_ros.learning.config import TrainConfig, load_config
 from dnls_ros.learning.data import load_data
 from dnls_ros.learning.handover import LEARNED, write_learned
-from dnls_ros.learning.metrics import EpochRow, curves, read_metrics
+from dnls_ros.learning.metrics import EpochRow, read_metrics
 from dnls_ros.learning.objective import make_model
 from dnls_ros.learning.trainer import METRICS, MODEL
 
@@ -166,6 +166,39 @@ def _spread(values: Sequence[float], unit: float, suffix: str = "") -> str:
     return f"{v.mean():.2f}{suffix} ({v.min():.2f} … {v.max():.2f})"
 
 
+def picture(
+    found: Mapping[str, Any], runs: Mapping[str, Sequence[Sequence[EpochRow]]], path: Path
+) -> None:
+    """Validation while training, and the errors on held-out pushes, a dot for each seed."""
+    from matplotlib.figure import Figure
+
+    from dnls_ros.io.plots import COLORS
+
+    colors = dict(zip(METHODS, ("#999999", COLORS[3], COLORS[0], COLORS[1]), strict=True))
+    figure = Figure(figsize=(12.0, 4.2), layout="constrained")
+    panels: Any = figure.subplots(1, 3)
+    for panel, (name, label) in zip(
+        panels, (("val_ate_m", "position [mm]"), ("val_are_rad", "yaw [mrad]")), strict=False
+    ):
+        for method, several in runs.items():
+            for k, rows in enumerate(several):
+                values = [1e3 * getattr(row, name) for row in rows]
+                title = METHODS[method] if k == 0 else None
+                panel.plot([r.epoch for r in rows], values, color=colors[method], label=title)
+        panel.set(xlabel="epoch", ylabel=label, yscale="log", title=f"validation: {label}")
+        panel.grid(color="#e4e4e4", linewidth=0.8)
+    panels[0].legend(frameon=False)
+    for row, method in enumerate(METHODS):
+        values = 1e3 * np.array(found["errors"][method]["ate"])
+        panels[2].barh(row, values.mean(), color=colors[method], alpha=0.6)
+        panels[2].plot(values, np.full(len(values), row), "k.", markersize=6)
+    panels[2].set_yticks(range(len(METHODS)), METHODS.values())
+    panels[2].invert_yaxis()
+    panels[2].set(xscale="log", xlabel="position [mm]", title="held-out pushes, replayed")
+    panels[2].grid(axis="x", which="both", color="#e4e4e4", linewidth=0.8)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Runs all seeds."""
     parser = argparse.ArgumentParser(description="Gains of training through the estimator.")
@@ -177,7 +210,7 @@ def main() -> None:
     torch.set_num_threads(1)
     recordings, epochs, held = (4, 3, 2) if options.small else (24, 24, 4)
     seeds: list[dict[str, Any]] = []
-    runs: dict[str, Sequence[EpochRow]] = {}
+    runs: dict[str, list[list[EpochRow]]] = {"surrogate": [], "solver": []}
     scene = CONFIG / "scenes" / "push_held_out.yaml"
     folder = options.out / "held"
     run("sim", "--scene", scene, "--seed", "90000", "--count", str(held), "--out", folder)
@@ -186,13 +219,12 @@ def main() -> None:
         seconds = {} if options.judge else train(out, seed, recordings, epochs)
         errors = judge(out, sorted(folder.iterdir()))
         seeds.append({"seconds": seconds, "errors": errors})
-        for method in ("surrogate", "solver"):
-            runs[f"{METHODS[method]}, seed {seed}"] = read_metrics(out / method / METRICS)
+        for method, several in runs.items():
+            several.append(read_metrics(out / method / METRICS))
     found = summary(seeds)
     (options.out / "touch_training.json").write_text(json.dumps({**found, "seeds": seeds}))
     (options.out / "touch_training.md").write_text(table(found) + "\n")
-    figure = curves(runs, "Validation while training, on pushes kept back from training")
-    figure.savefig(options.out / "touch_training.png", dpi=110)
+    picture(found, runs, options.out / "touch_training.png")
     print(table(found))
     print("seconds:", [{k: round(v) for k, v in s.items()} for s in found["seconds"]])
 
