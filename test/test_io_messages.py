@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,7 @@ SEEN = Seen(
     area=0.1,
     confidence=1.0,
     episode=1,
+    since=STAMP - 10**8,
     touched=PIXELS[..., 0] > 100,
     pairs=(Pair(STAMP - 10**9, np.array([0.01, 0.0, 0.1]), np.array([0.1, 0.1, 0.01])),),
     measured=("yaw",),
@@ -124,7 +126,9 @@ MESSAGES = {
         STAMP, "camera", [("tag36h11", 3, np.eye(4, 2), 55.0)]
     ),
     "apriltag_msgs/msg/ApriltagArrayStamped": apriltag_array,
-    "dnls_ros/msg/ContactState": lambda: compose_touch.contact_state(MAKE, FRAME, SEEN, "gel"),
+    "dnls_ros/msg/ContactState": lambda: dataclasses.replace(
+        compose_touch.contact_state(MAKE, FRAME, SEEN, "gel"), has_center=True
+    ),
     "dnls_ros/msg/TactileRelativePose": lambda: compose_touch.relative_pose(
         MAKE, FRAME, SEEN, SEEN.pairs[0], "gel"
     ),

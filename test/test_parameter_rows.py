@@ -58,6 +58,7 @@ ANOTHER: dict[str, Any] = {
     "health.required_sensors": ["gps"],
     "device": "cpu",
     "motion_sigma": [0.3] * 3,
+    "rest_sigma": [0.3] * 3,
     "track": "other",
     "sigma": [0.3] * 3,
     "sigma_floor": [0.3] * 3,

@@ -223,10 +223,13 @@ def test_what_is_no_image_is_rejected_with_what_is_wrong(
 def test_the_other_messages_of_touch_are_read():
     header = message(COLOURS).header
     vector = SimpleNamespace(x=1.0, y=2.0, z=3.0)
-    state = SimpleNamespace(header=header, in_contact=True, has_center=False, center=vector)
+    since = SimpleNamespace(sec=4, nanosec=5)
+    state = SimpleNamespace(
+        header=header, in_contact=True, since=since, has_center=False, center=vector
+    )
     read = adapt("c", "dnls_ros/msg/ContactState", state)
     assert isinstance(read, ContactMeasurement)
-    assert (read.in_contact, read.center) == (True, None)
+    assert (read.in_contact, read.since, read.center) == (True, 4_000_000_005, None)
     state.has_center = True
     read = adapt("c", "dnls_ros/msg/ContactState", state)
     assert isinstance(read, ContactMeasurement)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from touch_rig import T0, pose2, yaw_of
 
 from dnls_ros.cli.main import main
@@ -23,6 +22,7 @@ from dnls_ros.io.sim_tactile import sensor_steps, take_images
 from dnls_ros.io.tactile_frontend import IMAGE, TactileTranslator, read_options
 from dnls_ros.runtime.dump import load_window
 from dnls_ros.window.measurements import Reason, Rejection
+from dnls_ros.window.parameter_file import write_yaml
 from dnls_ros.window.parameters import load_parameters
 from dnls_ros.window.rigid import compose, inverse
 from dnls_ros.window.tactile_frontend import TactileFrontEnd
@@ -162,7 +162,5 @@ def test_images_and_forces_in_one_process_are_the_same_to_the_last_bit_each_time
 
 def test_the_doctor_finds_nothing_wrong_with_the_recording(bag: Path, tmp_path: Path) -> None:
     file = tmp_path / "push.yaml"
-    file.write_text(
-        yaml.safe_dump({"dnls_estimator": {"ros__parameters": parameters(IN_PROCESS)}})
-    )
+    file.write_text(write_yaml({"dnls_estimator": {"ros__parameters": parameters(IN_PROCESS)}}))
     assert main(["doctor", str(bag), "--params", str(file)]) == 0

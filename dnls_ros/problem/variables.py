@@ -40,6 +40,8 @@ def same_ids(a: Tensor, b: Tensor) -> bool:
 
 def ascending(ids: Tensor) -> bool:
     """Whether ids (N,) ascend without repetition."""
+    if len(ids) < 2:
+        return True
     numbers = ids.numpy()
     return bool((numbers[1:] > numbers[:-1]).all())
 

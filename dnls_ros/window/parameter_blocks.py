@@ -236,10 +236,12 @@ def resolve_track(name: str, block: Block, root: Block, problems: Problems) -> T
     if len(sigma) != dim:
         text = f"has {len(sigma)} numbers; manifold {v['manifold']} needs {dim}"
         problems.add(f"{block.prefix}motion_sigma", text)
-    pushed = v["motion"] == QUASI_STATIC
-    rest = v["rest_sigma"] or (tuple(0.1 * s for s in sigma) if pushed else ())
-    if rest and (not pushed or len(rest) != dim):
-        problems.add(f"{block.prefix}rest_sigma", f"expected {dim} numbers with {QUASI_STATIC}")
+    rest = v["rest_sigma"] or (
+        tuple(0.1 * s for s in sigma) if v["motion"] == QUASI_STATIC else ()
+    )
+    if rest and len(rest) != dim:
+        text = f"has {len(rest)} numbers; manifold {v['manifold']} needs {dim}"
+        problems.add(f"{block.prefix}rest_sigma", text)
     return TrackConfig(
         name=name,
         manifold=v["manifold"],
