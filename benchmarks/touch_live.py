@@ -30,6 +30,7 @@ FINGER = {
     "sensor.contact.throttle": "0.16",
     "sensor.tactile.throttle": "0.16",
     "sensor.tactile.axes": "['x', 'y', 'yaw']",
+    "sensor.ee_pose.throttle": "0.05",
     "window.duration": "3.2",
 }
 """Parameters of the estimator beside CONFIG, as in demo_sim_push.launch.py."""
@@ -115,8 +116,12 @@ def figures(listener: Listener, touched: Touched, codes: list[int]) -> dict[str,
     last = listener.statuses[-1]
     first = listener.odometry[0][0] + round(SETTLED * 1e9)
     stamps = {_stamp(c) for c in touched.contacts}
-    # the object's newest state is stamped as the image of which it was made
-    latency = [(came - s) * 1e-9 for s, came in listener.odometry if s in stamps and s >= first]
+    # the object's newest state is stamped as the image of which it was made, and said again until
+    # there is a newer one
+    came: dict[int, int] = {}
+    for stamp, arrival in listener.odometry:
+        came.setdefault(stamp, arrival)
+    latency = [(came[s] - s) * 1e-9 for s in came if s in stamps and s >= first]
     solves = np.array([_stamp(s) for s in listener.stats], dtype=np.float64)
     around = np.diff(solves[np.abs(solves - touched.asked) < 2e9]) * 1e-9
     hashes = [p.model_hash for p in touched.pairs]

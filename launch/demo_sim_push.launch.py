@@ -35,6 +35,7 @@ FINGER = {
     "sensor.contact.throttle": 0.16,  # every fifth image makes a state, as in training
     "sensor.tactile.throttle": 0.16,
     "sensor.tactile.axes": ["x", "y", "yaw"],
+    "sensor.ee_pose.throttle": 0.05,
     "window.duration": 3.2,
 }
 """Of the estimator: the simulated finger."""

@@ -39,6 +39,10 @@ SETTINGS = {
 }
 
 
+SERIALIZING = 2e-4
+"""More than one message takes [s]."""
+
+
 class StoppedError(Exception):
     """The node ends."""
 
@@ -77,8 +81,11 @@ class SimPushNode(PlainNode):
             self._player.wait_for_subscribers(
                 [IMAGE_TOPIC], self.setting("wait"), lambda: not self._stop.is_set()
             )
-            begin = self.get_clock().now().nanoseconds
+            # Stamps are those of sending: serializing everything takes a while before it.
+            begin = self.get_clock().now().nanoseconds + round(len(records) * SERIALIZING * 1e9)
             sendings = sendings_of(records, begin - records[0].receive_stamp)
+            if self._stop.wait(max(0, begin - self.get_clock().now().nanoseconds) * 1e-9):
+                raise StoppedError
             sent = self._player.play(sendings, 1.0, self._look)
         except StoppedError:
             self.end(OK)
