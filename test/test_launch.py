@@ -258,6 +258,25 @@ def test_tactile_pushing_starts_the_front_end_and_the_estimator_of_the_object(gi
 
 
 @pytest.mark.ros
+def test_the_simulated_finger_is_followed_until_it_ends():
+    with launched("demo_sim_push", "duration:=5", "fault:=drop", "fault_p:=0.2") as one:
+        found = one.wait_for(r"sim_push\]: digit/image_raw (\d+)", 90.0)
+        assert 90 < int(found[1]) < 150  # some are dropped
+        assert one.wait(30.0) == 0, one.output
+        assert "has died" not in one.output
+        assert one.output.count("process has finished cleanly") == 3, one.output
+
+
+@pytest.mark.ros
+def test_the_trainer_waits_for_goals_and_ends_cleanly():
+    with launched("train", "namespace:=arm") as one:
+        one.wait_for(r"trainer_node-\d+\]: process started")
+        time.sleep(6.0)  # it imports, and offers its action
+        assert one.interrupt() == 0
+        assert one.output.count("process has finished cleanly") == 1, one.output
+
+
+@pytest.mark.ros
 def test_the_demo_plays_a_recording_to_the_node_and_ends():
     with launched("demo", "duration:=3") as one:
         assert one.wait(120.0) == 0, one.output
