@@ -83,7 +83,10 @@ def without_graph(problem: Problem, initial: Values, minimizer: Minimizer, who: 
 
 
 def stepped(
-    found: Solution, step: Callable[[Solution, Tensor], Tensor], asked: bool = True
+    found: Solution,
+    step: Callable[[Solution, Tensor], Tensor],
+    asked: bool = True,
+    stays: bool = False,
 ) -> Solution:
     """The solution after a step that carries the derivatives of those elements that have any.
 
@@ -95,13 +98,14 @@ def stepped(
         step: Makes the step (B', n) of the other elements' solution, told which (B,) they are.
         asked: Whether the host may ask which those are. Otherwise they are all elements, and the
             factors of those without a finite cost are masked; their steps must be zero.
+        stays: The steps are zero and carry derivatives only.
     """
     good = found.cost.isfinite()
     if not asked:
-        return attached(found, found.values.retract(step(masked(found, good), good)))
+        return attached(found, step(masked(found, good), good), stays)
     part = found if bool(good.all()) else elements(found, good)
     steps = zero_step(found.values).index_put((good,), step(part, good))
-    return attached(found, found.values.retract(steps))
+    return attached(found, steps, stays)
 
 
 def elements(found: Solution, keep: Tensor) -> Solution:
@@ -128,13 +132,9 @@ def masked(found: Solution, keep: Tensor) -> Solution:
     return replace(found, assembly=replace(found.assembly, problem=problem))
 
 
-def attached(found: Solution, values: Values) -> Solution:
-    """The solution with values, and their cost, that carry derivatives."""
+def attached(found: Solution, steps: Tensor, stays: bool) -> Solution:
+    """The solution after steps (B, n) that carry derivatives, with its cost; see `stepped`."""
+    values, assembly = found.values.retract(steps), found.assembly
     best = values if found.best is found.values else found.best
-    cost = found.assembly.cost(values)
+    cost = assembly.cost_at_rest(found.values, steps, values) if stays else assembly.cost(values)
     return replace(found, values=values, best=best, cost=cost.where(cost.isfinite(), found.cost))
-
-
-def detached(problem: Problem) -> Problem:
-    """The same problem as constants."""
-    return pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, problem)

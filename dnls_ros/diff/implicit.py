@@ -17,12 +17,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from dnls_ros.diff.adjoint import Minimizer, detached, stepped, without_graph
+from dnls_ros.diff.adjoint import Minimizer, stepped, without_graph
 from dnls_ros.errors import DnlsError, DnlsWarning
 from dnls_ros.linear import Factorization
 from dnls_ros.linear.krylov import Operator, Stop, iterate, minres
 from dnls_ros.optim import Solution
-from dnls_ros.problem import Problem, Values, requires_grad, zero_step
+from dnls_ros.problem import Problem, Values, requires_grad
 
 ATTAINABLE = 1e-6
 """Relative residual that is good enough where rounding admits no better one."""
@@ -60,13 +60,16 @@ class Implicit:
         if not (torch.is_grad_enabled() and requires_grad(problem)):
             return found
         checked = found.cost.device.type == "cpu" if self.checked is None else self.checked
-        return stepped(found, partial(self._step, checked=checked), asked=checked)
+        return stepped(found, partial(self._step, checked=checked), asked=checked, stays=True)
 
     def _step(self, found: Solution, which: Tensor, checked: bool) -> Tensor:
         """A step (B, n) of zero that carries the derivative."""
         assembly = found.assembly
-        gradient = assembly.problem.gradient(found.values, assembly.structure)
-        adjoint = _Adjoint(self, found, found.factorization(), None if checked else which)
+        with torch.no_grad():
+            here = assembly.normal_equations(found.values)
+        gradient = assembly.gradient(found.values, here.gradient)
+        factor = assembly.symbolic(found.linear).factorize(here.hessian)
+        adjoint = _Adjoint(self, found, factor, None if checked else which)
         if checked:
             adjoint.warn_away_from_optimum(gradient.detach(), which)
         return cast(Tensor, _NewtonStep.apply(gradient, adjoint))
@@ -144,7 +147,7 @@ class _Adjoint:
         return gauss_newton(v) if self.policy.hessian != "exact" else self._exact(v, gauss_newton)
 
     def _exact(self, v: Tensor, gauss_newton: Operator) -> Tensor:
-        multiply = self._hessian()
+        multiply = self.found.assembly.curvature(self.found.values)
         stop = Stop(self.policy.tolerance, self.policy.iterations)
         first = iterate(multiply, gauss_newton, v, None, stop)
         if bool(first.converged.all()):
@@ -160,24 +163,6 @@ class _Adjoint:
             f"with a relative residual of {left:.3g}; the Hessian may be singular here (not a "
             "minimum?): solve to tighter tolerances, or use Implicit('gauss_newton')"
         )
-
-    def _hessian(self) -> Operator:
-        """v ↦ H v by double backward; the graph of g is recorded once."""
-        values = self.found.values.detach()
-        with torch.enable_grad():
-            delta = zero_step(values).requires_grad_()
-            problem = detached(self.found.assembly.problem)
-            structure = self.found.assembly.structure
-            objective = problem.objective(values.retract(delta), structure).sum()
-            (gradient,) = torch.autograd.grad(objective, delta, create_graph=True)
-
-        def multiply(vector: Tensor) -> Tensor:
-            if not gradient.requires_grad:
-                return torch.zeros_like(vector)
-            (product,) = torch.autograd.grad(gradient, delta, vector, retain_graph=True)
-            return product
-
-        return multiply
 
 
 def _relative(residual: Tensor, v: Tensor) -> Tensor:

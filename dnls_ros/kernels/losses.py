@@ -39,3 +39,29 @@ def loss(kind, s, radius):
         root = math.sqrt(s) - radius
         return root * root, 1 - math.sqrt(r2 / s)
     return 0.0 * s, 0.0
+
+
+@leaf
+def curvature(kind, s, radius):
+    """ρ'' at s."""
+    if kind == NONE:
+        return 0.0
+    r2 = radius * radius
+    if kind == HUBER:
+        return -0.5 * math.sqrt(r2 / s) / s if s > r2 else 0.0
+    if kind == CAUCHY:
+        shrink = 1 / (1 + s / r2)
+        return -shrink * shrink / r2
+    if kind == GEMAN_MCCLURE:
+        shrink = 1 / (1 + s / r2)
+        return -2 * shrink * shrink * shrink / r2
+    if kind == TUKEY:
+        return -2 / r2 * max(1 - s / r2, 0.0) if s == s else s
+    if kind == WELSCH:
+        return -math.exp(-s / r2) / r2
+    if kind == DCS:
+        if s > r2:
+            shrink = 2 * r2 / (r2 + s)
+            return -2 * shrink * shrink / (r2 + s)
+        return 0.0
+    return 0.5 * math.sqrt(r2 / s) / s if s > r2 else 0.0  # HINGE

@@ -9,9 +9,9 @@ device and is the reference. Both add into the same numbers, so a problem may ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from dnls_ros.linear import LinearSolver, Symbolic
 from dnls_ros.linear.block_cholesky import in_threads
 from dnls_ros.optim.program import Compiled, compiled, flat_state, part_of, plan
 from dnls_ros.optim.recipes import Recipe
+from dnls_ros.optim.slopes import Slopes
 from dnls_ros.problem import (
     DensePrior,
     FactorGroup,
@@ -99,6 +100,61 @@ class Assembly:
         mine = self._costs_by_kernels(own, values)
         return mine + cost_of(rest, values, self.structure) if rest else mine
 
+    def gradient(self, values: Values, at: Tensor) -> Tensor:
+        """∂S(x ⊞ δ)/∂δ (B, n), differentiable in every leaf of the problem.
+
+        Args:
+            values: x, constants.
+            at: What it is, of `normal_equations`.
+        """
+        slopes = self.slopes(values)
+        if slopes is None:
+            return self.problem.gradient(values, self.structure)
+        found = slopes.gradient(values, at)
+        constant = self.compiled(values)
+        derived = (*slopes.own.names, *(() if constant is None else constant.names))
+        rest = Problem({n: g for n, g in self.problem.items() if n not in derived})
+        if not rest:
+            return found
+        other = rest.gradient(values, self.structure, recorded=True)
+        return found + (other - other.detach())
+
+    def cost_at_rest(self, values: Values, steps: Tensor, moved: Values) -> Tensor:
+        """S(x ⊞ δ), (B,), differentiable in δ = 0 and in every leaf of the problem.
+
+        Args:
+            values: x, constants.
+            steps: δ.
+            moved: x ⊞ δ.
+        """
+        slopes = self.slopes(values)
+        if slopes is None:
+            return self.cost(moved)
+        mine = slopes.cost(values, self._costs_by_kernels(slopes.own, values), steps)
+        rest = self._rest(slopes.own)
+        return mine + cost_of(rest, moved, self.structure) if rest else mine
+
+    def curvature(self, values: Values) -> Callable[[Tensor], Tensor]:
+        """U ↦ H u, both (B, n), with the exact Hessian of S(x ⊞ δ) in δ."""
+        slopes = self.slopes(values)
+        if slopes is None:
+            return self.problem.curvature(values, self.structure)
+        rest = self._rest(slopes.own)
+        if not rest:
+            return partial(slopes.product, values)
+        other = rest.curvature(values, self.structure)
+        return lambda u: slopes.product(values, u) + other(u)
+
+    def slopes(self, values: Values) -> Slopes | None:
+        """What kernels differentiate of the problem; None if they differentiate nothing."""
+        if not self.kernels or self.first_estimates is not None:
+            return None
+        recording = torch.is_grad_enabled()
+        if recording not in self._kept_slopes:
+            found = Slopes.of(self.problem, self.structure, values)
+            self._kept_slopes[recording] = found
+        return self._kept_slopes[recording]
+
     def compiled(self, values: Values) -> Compiled | None:
         """What kernels take of the problem; None if they take nothing of it here."""
         leaves = [storage(element) for element in values.values()]
@@ -129,6 +185,11 @@ class Assembly:
 
     @cached_property
     def _kept(self) -> dict[bool, Compiled | None]:
+        """By whether autograd records."""
+        return {}
+
+    @cached_property
+    def _kept_slopes(self) -> dict[bool, Slopes | None]:
         """By whether autograd records."""
         return {}
 

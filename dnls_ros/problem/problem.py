@@ -6,7 +6,7 @@ every leaf (data, noise, radii). How it is minimized is none of its business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -115,14 +115,44 @@ class Problem(Mapping[str, Group]):
             return cost_of(self, values, structure)
         return _sum([group.objective(values) for group in self.values()])
 
-    def gradient(self, values: Values, structure: Structure | None = None) -> Tensor:
-        """∂S(x ⊞ δ)/∂δ at δ = 0, (B, n); differentiable in every leaf of problem and values."""
-        recorded = requires_grad(self) or requires_grad(values)
+    def gradient(
+        self, values: Values, structure: Structure | None = None, recorded: bool = False
+    ) -> Tensor:
+        """∂S(x ⊞ δ)/∂δ at δ = 0, (B, n); differentiable in every leaf of problem and values.
+
+        ``recorded``: also in what costs close over, even if no leaf requires a gradient.
+        """
+        recorded = recorded or requires_grad(self) or requires_grad(values)
         with torch.enable_grad():
             delta = zero_step(values).requires_grad_()
             total = self.objective(values.retract(delta), structure).sum()
             (gradient,) = torch.autograd.grad(total, delta, create_graph=recorded)
         return gradient
+
+    def curvature(
+        self, values: Values, structure: Structure | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """U ↦ H u, both (B, n), with the exact Hessian of S(x ⊞ δ) in δ at constants.
+
+        By double backward; the graph of the gradient is recorded once.
+        """
+        problem, values = _detached(self), values.detach()
+        with torch.enable_grad():
+            delta = zero_step(values).requires_grad_()
+            objective = problem.objective(values.retract(delta), structure).sum()
+            (gradient,) = torch.autograd.grad(objective, delta, create_graph=True)
+
+        def multiply(vector: Tensor) -> Tensor:
+            if not gradient.requires_grad:
+                return torch.zeros_like(vector)
+            (product,) = torch.autograd.grad(gradient, delta, vector, retain_graph=True)
+            return product
+
+        return multiply
+
+
+def _detached(problem: Problem) -> Problem:
+    return pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, problem)
 
 
 def requires_grad(tree: Problem | Values) -> bool:
