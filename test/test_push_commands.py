@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -141,6 +142,33 @@ def test_a_recording_that_cannot_be_used_is_named_and_nothing_is_written(
     assert code == Exit.UNREADABLE
     assert told in said
     assert str(bag) in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"encoding": "yuv422"}, "encoding is 'yuv422'; expected one of rgb8"),
+        ({"height": 24, "data": np.zeros(24 * 192, np.uint8)}, "have different sizes"),
+    ],
+)
+def test_images_of_another_encoding_or_size_are_named(
+    pushed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    changes: dict[str, object], told: str,
+) -> None:  # fmt: skip
+    bag, number = tmp_path / "odd", 0
+    with BagReader(pushed / "bag") as whole, BagWriter(bag) as copy:
+        for record in whole.records():
+            message = record.message
+            if record.topic == "digit/image_raw":
+                number += 1
+                if number == 40:  # one of them
+                    message = dataclasses.replace(message, **changes)  # type: ignore[type-var]
+            copy.write(record.topic, message, record.receive_stamp)
+    out = tmp_path / "data.json"
+    code = main(["dataset", str(bag), "--params", str(PARAMS), "--out", str(out)])
+    assert code == Exit.UNREADABLE
+    assert told in capsys.readouterr().err
     assert not out.exists()
 
 
