@@ -32,7 +32,9 @@ ATTAINABLE = 1e-6
 class Implicit:
     """The implicit function theorem at the solution: memory does not grow with iterations.
 
-    Initial values get no gradient, and neither do batch elements whose cost is not finite.
+    Initial values get no gradient, and neither do batch elements whose cost is not finite. Where
+    kernels give the derivative (on the CPU, see `dnls_ros.optim.slopes`), it has no graph itself:
+    differentiating it again is a `DnlsError`.
 
     Attributes:
         hessian: ``"exact"`` by Hessian-vector products, or ``"gauss_newton"``: cheaper, with a
